@@ -1,0 +1,44 @@
+# The verbs of a contributor. `make demo` and `make test` do all their set-up themselves.
+PYTHON ?= python3
+# The demo needs no GPU: this torch is what CI tests with. A GPU box is set up by environment.yml instead.
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+# pip compiles every file that it installs, torch's thousands among them; python compiles those it needs.
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test quick format bench clean
+
+demo: $(VENV)/axolotl  ## the whole way, from a text to an answering model: no GPU, no hub, no Ollama
+	$(BIN)/ax-recipe run pirate-tiny
+
+test: $(VENV)/dev  ## everything that CI checks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+quick: $(VENV)/dev  ## the tests that need no Axolotl: under a minute
+	$(BIN)/pytest -m "not axolotl and not slow" -n auto
+
+format: $(VENV)/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/dev
+	$(BIN)/python benchmarks/startup.py
+
+clean:
+	rm -rf $(VENV) build dist runs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade pip
+
+$(VENV)/axolotl: pyproject.toml | $(BIN)/python
+	$(PIP) install --quiet --no-compile $(TORCH) --editable '.[axolotl]'
+	touch $@
+
+$(VENV)/dev: $(VENV)/axolotl
+	$(PIP) install --quiet --no-compile --group dev
+	touch $@

@@ -1,0 +1,141 @@
+"""The command line: each verb reads its options, makes one call and prints; what is slow to import is imported there."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ax_recipe import __version__
+from ax_recipe.errors import AxRecipeError
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+INTERRUPTED = 130
+
+
+class Verbs(click.Group):
+    """The one boundary where an error that a person can cause becomes text and an exit code; bugs pass through."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Keep the verbs in the order in which a person meets them."""
+        return list(self.commands)
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a verb and leave with its exit code."""
+        try:
+            code = super().main(*args, **{**extra, "standalone_mode": False})
+        except click.ClickException as error:
+            error.show()
+            code = error.exit_code
+        except AxRecipeError as error:
+            click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+            code = error.exit_code
+        except (click.Abort, KeyboardInterrupt):
+            code = INTERRUPTED
+        except BrokenPipeError:  # the reader of our output has left, as `| head` does
+            sys.stderr.close()
+            code = 0
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def example(*lines: str) -> str:
+    """The end of a verb's help."""
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def recipe_options(verb: Verb) -> Verb:
+    """What every verb takes that reads a recipe."""
+    options = [
+        click.option("--gpus", metavar="N", help="How many GPUs: 4, or 4xA100-80GB; 0 is the CPU."),
+        click.option(
+            "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a recipe's key, e.g. lora.r=16."
+        ),
+        axolotl_option,
+    ]
+    for option in reversed(options):
+        verb = option(verb)
+    return verb
+
+
+axolotl_option = click.option(
+    "--axolotl", metavar="PATH", help="The axolotl to use (else AX_RECIPE_AXOLOTL, else here)."
+)
+runs_option = click.option("--runs", metavar="DIR", help="The folder of all runs (else AX_RECIPE_RUNS, else ./runs).")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ax-recipe")
+def main() -> None:
+    """A recipe goes in, a fine-tuned model answering in Ollama comes out. Axolotl trains.
+
+    \b
+    Start here, with no GPU and no downloads:
+      ax-recipe run pirate-tiny
+    """
+
+
+@main.command("list", epilog=example("ax-recipe list"))
+@json_option
+def list_(as_json: bool) -> None:
+    """Show the bundled recipes."""
+    from ax_recipe import recipe
+
+    recipes = [recipe.load(path.stem) for path in recipe.bundled()]
+    rows = [{"name": each.name, "about": each.about, "method": each.method, "gpus": each.gpus} for each in recipes]
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        click.echo(f"{row['name']:<14}{row['gpus'] or 'CPU':<14}{row['about']}")
+
+
+@main.command(epilog=example("ax-recipe show pirate"))
+@click.argument("name")
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """Show a recipe as its file has it."""
+    from ax_recipe import recipe
+
+    found = recipe.load(name)
+    click.echo(
+        json.dumps(found.document.value, indent=1) if as_json else found.file.read_text(encoding="utf-8"), nl=as_json
+    )
+
+
+@main.command(epilog=example("ax-recipe new mine --from pirate"))
+@click.argument("name")
+@click.option("--from", "source", required=True, metavar="RECIPE", help="The recipe to start from.")
+def new(name: str, source: str) -> None:
+    """Make a recipe of your own: a copy that you change."""
+    from ax_recipe import recipe
+
+    target = recipe.own(source, name)
+    click.echo(f"{target}: yours now. Next: ax-recipe render {target}")
+
+
+@main.command(epilog=example("ax-recipe render pirate --gpus 1 --set lora.r=16", "ax-recipe render pirate --explain"))
+@click.argument("name")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the YAML to this file.")
+@click.option("--explain", is_flag=True, help="Say at each key where its value came from.")
+@recipe_options
+def render(
+    name: str, output: Path | None, explain: bool, gpus: str | None, changes: tuple[str, ...], axolotl: str | None
+) -> None:
+    """Print the Axolotl YAML of a recipe, every key checked."""
+    from ax_recipe import axolotl as environment
+    from ax_recipe import preparing, recipe, rundir
+    from ax_recipe.render import render as text_of
+
+    plan = preparing.for_print(recipe.load(name, changes), gpus, environment.find_if_any(axolotl))
+    text = text_of(plan.train, plan.recipe.name, str(plan.hardware), explain=explain)
+    if output:
+        rundir.write(output, text)
+        click.echo(f"{output}: written", err=True)
+    else:
+        click.echo(text, nl=False)

@@ -1,0 +1,140 @@
+"""From a recipe to what can be started: its plan, checked key by key, and the run folder that holds it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ax_recipe import plan as plans
+from ax_recipe import recipe as recipes
+from ax_recipe import rundir, schema, stages
+from ax_recipe.axolotl import Axolotl, cache_folder
+from ax_recipe.axolotl import schema as axolotl_schema
+from ax_recipe.document import Document, Keys, dotted
+from ax_recipe.errors import Problem, ProblemsError
+from ax_recipe.hardware import Hardware, parse
+from ax_recipe.plan import Config, Plan
+from ax_recipe.recipe import Recipe, Scratch
+from ax_recipe.render import render
+from ax_recipe.rundir import RunDir, RunState, StageRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run that could start: the files of its folder, among them plan.json (``orders``)."""
+
+    run: RunDir
+    files: dict[str, str]
+    orders: dict[str, Any]
+
+
+def wanted_hardware(recipe: Recipe) -> Hardware:
+    """The hardware that the recipe is made for; one usual GPU where it does not say."""
+    return parse(1 if recipe.gpus is None else recipe.gpus)
+
+
+def for_print(recipe: Recipe, gpus: str | None, axolotl: Axolotl | None) -> Plan:
+    """The plan whose YAML a person reads or trains by hand: for the given GPUs, which need not be here.
+
+    :raises ProblemsError: a key or value that Axolotl does not know.
+    """
+    wanted = wanted_hardware(recipe)
+    hardware = parse(gpus, wanted.kind) if gpus else wanted
+    base = base_folder(recipe, axolotl)
+    plan = plans.make(recipe, hardware, f"./outputs/{recipe.name}", "last_run_prepared", str(base))
+    refuse_problems(problems(plan, axolotl))
+    return plan
+
+
+def for_run(recipe: Recipe, hardware: Hardware, axolotl: Axolotl, runs: Path) -> Prepared:
+    """Everything of a run but its existence on disk.
+
+    :raises ProblemsError: a key or value that Axolotl does not know, or a file that is not there.
+    """
+    run = RunDir(runs / rundir.fresh_name(runs, recipe.name))
+    base = base_folder(recipe, axolotl)
+    plan = plans.make(recipe, hardware, str(run.output), str(cache_folder() / "prepared"), str(base))
+    plan = plans.with_plugin(plan, stages.PLUGIN)
+    refuse_problems([*problems(plan, axolotl), *missing_files(recipe)])
+    its_stages = stages.make(plan, run, axolotl)
+    orders = stages.orders(plan, run, axolotl, base, its_stages)
+    state = RunState(recipe.name, tuple(StageRecord(stage.name) for stage in its_stages))
+    files = {
+        run.recipe.name: recipe.file.read_text(encoding="utf-8"),
+        run.axolotl_yaml.name: render(plan.train, recipe.name, str(hardware)),
+        run.orders.name: json.dumps(orders, indent=1),
+        run.state.name: state.to_json(),
+    }
+    if plan.base:
+        files[run.base_yaml.name] = render(plan.base, f"{recipe.name}'s base", "the CPU")
+    return Prepared(run, files, orders)
+
+
+def base_folder(recipe: Recipe, axolotl: Axolotl | None) -> Path:
+    """Where a base that is made here is kept: named by all that goes into it, so that it is made once."""
+    if not isinstance(recipe.base, Scratch):
+        return Path()
+    folder = recipe.file.resolve().parent
+    texts = [Path(recipes.resolve(str(row["path"]), folder)) for row in recipe.base.data]
+    content = {
+        "base": asdict(recipe.base),
+        "texts": [hashlib.sha256(path.read_bytes()).hexdigest() for path in texts if path.is_file()],
+        "chat_template": recipe.chat_template,
+        "axolotl": axolotl.version if axolotl else None,
+    }
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return cache_folder() / "bases" / digest[:16]
+
+
+def problems(plan: Plan, axolotl: Axolotl | None) -> list[Problem]:
+    """What is wrong with the planned keys, by the schema of the Axolotl in use; lines are the recipe's."""
+    known = axolotl_schema(axolotl)["schema"]
+    configs = [config for config in (plan.base, plan.train) if config]
+    return [
+        problem
+        for config in configs
+        for problem in schema.check(_in_recipe_lines(plan.recipe, config), known, known_plugins=[stages.PLUGIN])
+    ]
+
+
+def _in_recipe_lines(recipe: Recipe, config: Config) -> Document:
+    """The config as a document whose every key lies where the recipe says it."""
+    lines: dict[Keys, int] = {}
+    for key, origin in config.origins.items():
+        room = origin.recipe_key
+        if room is None:
+            continue
+        for path, line in recipe.document.lines.items():
+            if path[: len(room)] == room:
+                lines[(key, *path[len(room) :])] = line
+    return Document(config.values, lines, recipe.document.file)
+
+
+def missing_files(recipe: Recipe) -> list[Problem]:
+    """The local files that the recipe names and that are not there."""
+    return [
+        Problem(
+            "AX012",
+            "error",
+            f"no such file: {path}",
+            recipe.document.file,
+            recipe.document.line(key),
+            dotted(key),
+            "relative paths start at the recipe's own folder",
+        )
+        for key, path in recipes.local_files(recipe)
+        if not path.exists()
+    ]
+
+
+def refuse_problems(found: Sequence[Problem]) -> None:
+    """Stop where one of the problems is an error.
+
+    :raises ProblemsError: with all of them.
+    """
+    if any(problem.severity == "error" for problem in found):
+        raise ProblemsError(found)

@@ -1,0 +1,133 @@
+"""Starting programs: the one module that does. argv lists only, own session, output to a file, never a pipe to us."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ax_recipe.errors import MissingError
+
+# How long a signalled program may take before the next, harder signal (seconds). Axolotl saves an 8B adapter
+# within a few seconds, a full 8B model to a slow disk within a minute.
+GRACE_S = {signal.SIGINT: 90.0, signal.SIGTERM: 10.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A program that was started: its process id and when the kernel says it began (which tells reused ids apart)."""
+
+    popen: subprocess.Popen[bytes]
+
+    @property
+    def pid(self) -> int:
+        """The id of the process, its group and its session alike."""
+        return self.popen.pid
+
+    def exit_code(self) -> int | None:
+        """None while it runs; minus the signal's number where one ended it."""
+        return self.popen.poll()
+
+    def wait(self, timeout_s: float) -> int | None:
+        """Wait up to ``timeout_s`` for the exit code; None if it still runs."""
+        try:
+            return self.popen.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def stop(self) -> int:
+        """Interrupt, then terminate, then kill the whole tree; give the exit code of its root.
+
+        torchrun gives each rank a session of its own, so the tree is listed before its root can die.
+        """
+        for number, grace_s in GRACE_S.items():
+            tree = self._tree()
+            self._signal_group(number)
+            if self.wait(grace_s) is not None:
+                break
+        else:
+            tree = self._tree()
+            self._signal_group(signal.SIGKILL)
+        _kill(tree)
+        return self.popen.wait()
+
+    def _tree(self) -> list[psutil.Process]:
+        try:
+            root = psutil.Process(self.pid)
+            return [root, *root.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def _signal_group(self, number: int) -> None:
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            return
+
+
+def _kill(tree: Sequence[psutil.Process]) -> None:
+    for process in tree:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(tree, timeout=10)
+
+
+def path_with(folder: str) -> str:
+    """PYTHONPATH with ``folder`` put before what it holds already."""
+    return os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH"))))
+
+
+def start(argv: Sequence[str], environment: Mapping[str, str], log: Path) -> Child:
+    """Start ``argv`` with ``environment`` added to ours; stdout and stderr go to the end of ``log``, in order.
+
+    One file for both, since a traceback means little without the lines before it, and a replay must be exact.
+
+    :raises MissingError: there is no such program.
+    """
+    with log.open("ab") as output:
+        try:
+            popen = subprocess.Popen(  # the session leader: a closed terminal does not reach it
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise MissingError(
+                f"cannot start {argv[0]}: {error.strerror}", "ax-recipe doctor shows what is here"
+            ) from error
+    return Child(popen)
+
+
+def attached(argv: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run ``argv`` on this very terminal and give its exit code."""
+    return subprocess.run(list(argv), env={**os.environ, **environment}, check=False).returncode
+
+
+def probe(python: Path, program: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Any:
+    """Run one of our probes with the training environment's python and give the JSON it prints last.
+
+    :raises MissingError: it failed; the message ends with the probe's own last line.
+    """
+    argv = [str(python), str(program), *arguments]
+    quiet = {**os.environ, "AXOLOTL_DO_NOT_TRACK": "1", **(environment or {})}
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=quiet, check=False)
+    except OSError as error:
+        raise MissingError(f"cannot start {python}: {error.strerror}", "ax-recipe doctor shows what is here") from error
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        last = (done.stderr.strip() or "no output").splitlines()[-1]
+        raise MissingError(f"{program.name} failed under {python}: {last}", "ax-recipe doctor shows what is there")
+    return json.loads(lines[-1])

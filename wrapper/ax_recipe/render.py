@@ -1,0 +1,105 @@
+"""A config in, the text of an Axolotl YAML out: the template lays it out, and every value survives the way."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from jinja2 import FileSystemLoader, StrictUndefined
+from jinja2.sandbox import SandboxedEnvironment
+
+from ax_recipe import assets
+from ax_recipe.plan import Config
+
+
+class _Left:
+    """A key that the plan leaves to Axolotl: its whole line goes."""
+
+    def __repr__(self) -> str:
+        return "\x00left\x00"  # no YAML text can hold a NUL, so no value is mistaken for it
+
+
+_LEFT = _Left()
+
+
+def render(config: Config, title: str, hardware: str, *, explain: bool = False) -> str:
+    """Lay ``config`` out as a commented Axolotl YAML.
+
+    :param explain: end each key's line with where its value came from.
+    :raises AssertionError: the text does not read back as the config: a bug of the template.
+    """
+    environment = SandboxedEnvironment(
+        loader=FileSystemLoader(assets.templates()),
+        undefined=StrictUndefined,
+        finalize=_yaml,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.tests["given"] = lambda value: value is not _LEFT
+    template = environment.get_template("axolotl.yaml.j2")
+    laid_out = _laid_out_keys()
+    others = {key: value for key, value in config.values.items() if key not in laid_out}
+    # A key the template names but the plan leaves open is no mistake; a key the template misspells is.
+    known = dict.fromkeys(laid_out, _LEFT)
+    names = {"title": _Comment(title), "hardware": _Comment(hardware), "others": others}
+    text = template.render({**known, **config.values, **names})
+    lines = [line.rstrip() for line in text.split("\n") if repr(_LEFT) not in line]
+    if explain:
+        lines = [_explained(line, config) for line in lines]
+    text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
+    if yaml.safe_load(text) != dict(config.values):
+        raise AssertionError("axolotl.yaml.j2 does not carry the config whole")
+    return text
+
+
+class _Comment(str):
+    """Text for a comment line: shown as it is, on one line."""
+
+    __slots__ = ()
+
+
+def _laid_out_keys() -> list[str]:
+    source = (assets.templates() / "axolotl.yaml.j2").read_text(encoding="utf-8")
+    return [key for key, name in re.findall(r"^(\w+): \{\{ (\w+) \}\}$", source, re.MULTILINE) if key == name]
+
+
+def _yaml(value: Any) -> str:
+    """What an expression prints: one YAML value; blocks start on the next line, indented."""
+    if isinstance(value, _Left):
+        return repr(value)
+    if isinstance(value, _Comment):
+        return " ".join(value.split())
+    if isinstance(value, StrictUndefined):
+        return str(value)  # raises, and names the variable
+    if value and isinstance(value, Mapping | list | tuple):
+        block = yaml.safe_dump(_plain(value), sort_keys=False, allow_unicode=True, width=10**6)
+        return "\n" + "\n".join(f"  {line}" for line in block.rstrip("\n").split("\n"))
+    style = '"' if isinstance(value, str) and not value.isprintable() else None  # newlines as \n, on the one line
+    text = yaml.safe_dump(_plain(value), allow_unicode=True, width=10**6, default_flow_style=True, default_style=style)
+    # A dumped scalar may end in "...", the end-of-document mark.
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _plain(value: Any) -> Any:
+    """The same value in the types that YAML's safe dumper knows."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+def _explained(line: str, config: Config) -> str:
+    key = line.partition(":")[0]
+    origin = config.origins.get(key)
+    if origin is None:
+        return line
+    source = (
+        ".".join(str(part) for part in origin.recipe_key) if origin.source == "recipe" and origin.recipe_key else ""
+    )
+    words = ": ".join(part for part in (" ".join(filter(None, (origin.source, source))), origin.reason) if part)
+    return f"{line}  # {words}"

@@ -1,0 +1,185 @@
+"""The stages of a run: what each starts, and why some are left out. Everything is fixed here, before the start."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ax_recipe import assets
+from ax_recipe.axolotl import QUIET, Axolotl
+from ax_recipe.plan import Plan
+from ax_recipe.process import path_with
+from ax_recipe.recipe import is_local
+from ax_recipe.rundir import RunDir
+
+# A plugin's path as Axolotl imports it; our folder goes on the training environment's PYTHONPATH.
+PLUGIN = "ax_recipe_events.EventsPlugin"
+PLUGIN_FOLDER = "plugin"
+
+TITLES = {
+    "base": "Pre-trained",
+    "preprocess": "Tokenised",
+    "train": "Fine-tuned",
+    "evaluate": "Evaluated",
+    "merge": "Merged",
+    "check-merge": "Merge checked",
+    "export": "Modelfile",
+    "deploy": "Deployed",
+    "chat": "Answers",
+}
+HEADLINE = ("base", "train", "merge", "deploy")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of a run: the programs it starts in turn, or why it is left out.
+
+    A stage without programs is work of our own (``check-merge``, ``export``, ``deploy``).
+    """
+
+    name: str
+    argvs: tuple[tuple[str, ...], ...] = ()
+    environment: Mapping[str, str] | None = None
+    skip: str = ""
+
+    @property
+    def title(self) -> str:
+        """What a person reads."""
+        return TITLES[self.name]
+
+
+def make(plan: Plan, run: RunDir, axolotl: Axolotl) -> tuple[Stage, ...]:
+    """All the stages of ``plan`` in ``run``, with the exact programs and what is added to their environment."""
+    environment = _environment(plan, run)
+    command, yaml = str(axolotl.command), str(run.axolotl_yaml)
+    full = plan.recipe.method == "full"
+    trained = ("--base-model", str(run.output)) if full else ("--lora-model-dir", str(run.output))
+    launch = _launcher(plan.hardware.count)
+    prepared_by_train = "" if plan.hardware.count > 1 else "one process prepares its own data when it trains"
+    evaluates = "test_datasets" in plan.train.values or bool(plan.train.values.get("val_set_size"))
+    python = str(axolotl.python)
+    return (
+        _base_stage(plan, run, axolotl),
+        Stage("preprocess", ((command, "preprocess", yaml),), environment, prepared_by_train),
+        Stage("train", ((command, "train", yaml, *launch),), environment),
+        # axolotl evaluate scores the untrained base unless it is told where the adapter is.
+        Stage(
+            "evaluate",
+            ((command, "evaluate", yaml, "--launcher", "python", *trained),),
+            environment,
+            "" if evaluates else "the recipe keeps no rows for it: set held_out or val_set_size",
+        ),
+        Stage(
+            "merge",
+            ((command, "merge-lora", yaml, "--lora-model-dir", str(run.output)),),
+            environment,
+            "a full fine-tune is whole already" if full else "",
+        ),
+        Stage("check-merge"),
+        Stage("export"),
+        Stage("deploy"),
+        Stage(
+            "chat",
+            ((python, str(assets.probe("answer.py")), str(run.orders)),),
+            environment,
+            "" if plan.recipe.checks else "the recipe has no checks",
+        ),
+    )
+
+
+def _base_stage(plan: Plan, run: RunDir, axolotl: Axolotl) -> Stage:
+    if plan.base is None:
+        return Stage("base", skip=f"{plan.recipe.base} comes pre-trained")
+    build = (str(axolotl.python), str(assets.probe("tiny_base.py")), str(run.orders))
+    train = (str(axolotl.command), "train", str(run.base_yaml), "--launcher", "python")
+    # Its events are told from the fine-tuning's by their file.
+    environment = _environment(plan, run) | {"AX_RECIPE_EVENTS": str(run.base_events), "CUDA_VISIBLE_DEVICES": ""}
+    return Stage("base", (build, train), environment)
+
+
+def _launcher(gpus: int) -> tuple[str, ...]:
+    # accelerate, Axolotl's default, starts 17 s later and leaves the trainer behind when it is signalled.
+    if gpus > 1:
+        return ("--launcher", "torchrun", "--", "--standalone", f"--nproc_per_node={gpus}")
+    return ("--launcher", "python")
+
+
+def _environment(plan: Plan, run: RunDir) -> dict[str, str]:
+    environment = {
+        **QUIET,
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": path_with(str(assets.probe(PLUGIN_FOLDER))),
+        "AX_RECIPE_EVENTS": str(run.events),
+        "AX_RECIPE_STOP": str(run.stop_file),
+        "CUDA_VISIBLE_DEVICES": _devices(plan.hardware.count),
+    }
+    if _needs_no_hub(plan):
+        environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    return environment
+
+
+def _devices(count: int) -> str:
+    """The first ``count`` GPUs of those that this process may see."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(index) for index in range(count)] if visible is None else visible.split(",")
+    return ",".join(names[:count])
+
+
+def _needs_no_hub(plan: Plan) -> bool:
+    folder = plan.recipe.file.resolve().parent
+    rows = [*plan.recipe.data, *(plan.recipe.held_out or [])]
+    base = plan.recipe.base
+    return (not isinstance(base, str) or is_local(base, folder)) and all(
+        is_local(str(row["path"]), folder) for row in rows
+    )
+
+
+def orders(plan: Plan, run: RunDir, axolotl: Axolotl, base_dir: Path, stages: tuple[Stage, ...]) -> dict[str, Any]:
+    """plan.json: what the runner and the probes follow, and what ``--dry-run`` shows."""
+    recipe = plan.recipe
+    scratch = None if isinstance(recipe.base, str) else recipe.base
+    return {
+        "recipe": recipe.name,
+        "about": recipe.about,
+        "recipe_file": str(recipe.file.absolute()),
+        "hardware": str(plan.hardware),
+        "gpus": plan.hardware.count,
+        "axolotl": {"command": str(axolotl.command), "python": str(axolotl.python), "version": axolotl.version},
+        "method": recipe.method,
+        "base": str(base_dir) if scratch else plan.train.values["base_model"],
+        "scratch": {"vocab_size": scratch.vocab_size, "model": dict(scratch.model)} if scratch else None,
+        "chat_template": plan.train.values.get("chat_template"),
+        "data": plan.base.values["datasets"] if plan.base else None,
+        "output": str(run.output),
+        "model": str(run.output if recipe.method == "full" else run.output / "merged"),
+        "targets": {"loss": recipe.targets.loss},
+        "checks": _checks(plan),
+        "answers": str(run.answers),
+        "ship": {
+            "model": recipe.ship.model or recipe.name,
+            "quantize": recipe.ship.quantize,
+            "num_ctx": recipe.ship.num_ctx or recipe.train.sequence_len,
+            "system": recipe.ship.system,
+            "parameters": dict(recipe.ship.parameters or {}),
+        },
+        "stages": [
+            {
+                "name": stage.name,
+                "argvs": [list(argv) for argv in stage.argvs],
+                "environment": dict(stage.environment or {}),
+                "skip": stage.skip,
+            }
+            for stage in stages
+        ],
+    }
+
+
+def _checks(plan: Plan) -> dict[str, Any] | None:
+    checks = plan.recipe.checks
+    if checks is None:
+        return None
+    at_least = len(checks.prompts) if checks.at_least is None else checks.at_least
+    return {"prompts": list(checks.prompts), "matches": checks.matches, "at_least": at_least}
