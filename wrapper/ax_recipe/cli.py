@@ -1,4 +1,4 @@
-"""The command line: each verb reads its options, makes one call and prints; what is slow to import is imported there."""
+"""The command line: each verb reads its options, makes one call and prints; imports wait until a verb needs them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from ax_recipe.errors import AxRecipeError
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 INTERRUPTED = 130
+# The names of stages.TITLES, which costs too much to import for --help; a test holds them together.
+STAGES = ("base", "preprocess", "train", "evaluate", "merge", "check-merge", "export", "deploy", "chat")
 
 
 class Verbs(click.Group):
     """The one boundary where an error that a person can cause becomes text and an exit code; bugs pass through."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click asks so
         """Keep the verbs in the order in which a person meets them."""
         return list(self.commands)
 
@@ -72,7 +74,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="ax-recipe")
 def main() -> None:
-    """A recipe goes in, a fine-tuned model answering in Ollama comes out. Axolotl trains.
+    r"""A recipe goes in, a fine-tuned model answering in Ollama comes out. Axolotl trains.
 
     \b
     Start here, with no GPU and no downloads:
@@ -139,3 +141,137 @@ def render(
         click.echo(f"{output}: written", err=True)
     else:
         click.echo(text, nl=False)
+
+
+@main.command(epilog=example("ax-recipe run pirate-tiny", "ax-recipe run pirate --gpus 4"))
+@click.argument("name")
+@click.option(
+    "--until", type=click.Choice(STAGES), metavar="STAGE", help=f"Stop after this stage: {', '.join(STAGES)}."
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be started, and start nothing.")
+@runs_option
+@json_option
+@recipe_options
+def run(
+    name: str,
+    until: str | None,
+    dry_run: bool,
+    runs: str | None,
+    as_json: bool,
+    gpus: str | None,
+    changes: tuple[str, ...],
+    axolotl: str | None,
+) -> int:
+    """Train, evaluate, merge, check, export and try a recipe, and watch it."""
+    from ax_recipe import axolotl as environment
+    from ax_recipe import hardware, preparing, recipe, rundir
+
+    wanted = recipe.load(name, changes)
+    lent = hardware.lend(gpus, hardware.here(), preparing.wanted_hardware(wanted))
+    prepared = preparing.for_run(wanted, lent, environment.find(axolotl), rundir.root(runs))
+    if dry_run:
+        click.echo(json.dumps(prepared.orders, indent=1) if as_json else preparing.shown(prepared))
+        return 0
+    from ax_recipe import attend, runner
+
+    rundir.create(prepared.run, prepared.files)
+    runner.launch(prepared.run, STAGES[: STAGES.index(until) + 1] if until else ())
+    return attend.attend(prepared.run, as_json=as_json)
+
+
+@main.command(epilog=example("ax-recipe resume pirate-20261122-101500"))
+@click.argument("name", required=False, metavar="[RUN]")
+@runs_option
+@json_option
+def resume(name: str | None, runs: str | None, as_json: bool) -> int:
+    """Go on with a run (the newest) at its first stage that is not done."""
+    return _again(name, runs, (), as_json)
+
+
+@main.command(epilog=example("ax-recipe watch", "ax-recipe watch pirate-20261122-101500"))
+@click.argument("name", required=False, metavar="[RUN]")
+@runs_option
+@json_option
+def watch(name: str | None, runs: str | None, as_json: bool) -> int:
+    """Show a run (the newest) that goes on, or replay one that has ended."""
+    from ax_recipe import attend, rundir
+
+    return attend.attend(rundir.find(rundir.root(runs), name), as_json=as_json)
+
+
+@main.command(epilog=example("ax-recipe status --json"))
+@click.argument("name", required=False, metavar="[RUN]")
+@runs_option
+@json_option
+def status(name: str | None, runs: str | None, as_json: bool) -> None:
+    """Show how far a run (the newest) has come: pre-trained, fine-tuned, merged, deployed."""
+    from ax_recipe import attend, rundir
+
+    found = rundir.find(rundir.root(runs), name)
+    state = found.current_state()
+    click.echo(attend.as_json(found, state) if as_json else attend.summary(found, state))
+
+
+@main.command(epilog=example("ax-recipe stop"))
+@click.argument("name", required=False, metavar="[RUN]")
+@runs_option
+def stop(name: str | None, runs: str | None) -> int:
+    """Stop a run (the newest) after it has saved a whole checkpoint."""
+    from ax_recipe import attend, rundir
+
+    found = rundir.find(rundir.root(runs), name)
+    if not attend.stop(found):
+        click.echo(f"{found.name} does not run", err=True)
+        return 0
+    click.echo(f"{found.name} saves a checkpoint and stops")
+    return 0
+
+
+def _stage_verb(verb: str, stages: tuple[str, ...], text: str) -> None:
+    @main.command(verb, help=text, epilog=example(f"ax-recipe {verb}", f"ax-recipe {verb} pirate-20261122-101500"))
+    @click.argument("name", required=False, metavar="[RUN]")
+    @runs_option
+    @json_option
+    def again(name: str | None, runs: str | None, as_json: bool) -> int:
+        return _again(name, runs, stages, as_json)
+
+
+_stage_verb("evaluate", ("evaluate",), "Score a run's adapter on its held-out rows, once more.")
+_stage_verb("merge", ("merge", "check-merge"), "Merge a run's adapter into its base, and make the merge whole.")
+_stage_verb("export", ("export",), "Write a run's Modelfile from the chat template it was trained with.")
+
+
+def _again(name: str | None, runs: str | None, stages: tuple[str, ...], as_json: bool) -> int:
+    from ax_recipe import attend, rundir, runner
+
+    found = rundir.find(rundir.root(runs), name)
+    runner.launch(found, stages)
+    return attend.attend(found, as_json=as_json)
+
+
+@main.command(epilog=example("ax-recipe chat", "ax-recipe chat pirate-20261122-101500"))
+@click.argument("name", required=False, metavar="[RUN]")
+@runs_option
+def chat(name: str | None, runs: str | None) -> int:
+    """Talk to the model of a run (the newest): in Ollama when it is there, else with transformers."""
+    from ax_recipe import rundir, talk
+
+    return talk.talk(rundir.find(rundir.root(runs), name))
+
+
+@main.command(epilog=example("ax-recipe doctor"))
+@runs_option
+@axolotl_option
+@json_option
+def doctor(runs: str | None, axolotl: str | None, as_json: bool) -> int:
+    """Look at what this machine has for a run."""
+    from ax_recipe import doctor as doctors
+    from ax_recipe import rundir
+
+    findings = doctors.examine(axolotl, rundir.root(runs))
+    if as_json:
+        click.echo(json.dumps([{"name": f.name, "state": f.state, "detail": f.detail} for f in findings], indent=1))
+    else:
+        for finding in findings:
+            click.echo(f"{finding.state:<9}{finding.name:<14}{finding.detail}")
+    return 3 if any(finding.state == "missing" for finding in findings) else 0

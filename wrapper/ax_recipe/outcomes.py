@@ -14,6 +14,8 @@ from typing import Any
 from ax_recipe.errors import RunFailedError
 from ax_recipe.observe import events
 from ax_recipe.rundir import RunDir, write
+from ax_recipe.ship import merged
+from ax_recipe.ship.export import Wishes, export
 
 Orders = dict[str, Any]
 _MADE = "made.json"
@@ -120,6 +122,39 @@ def _merge(_run: RunDir, orders: Orders) -> Outcome:
     return Outcome(orders["model"])
 
 
+def _check_merge(run: RunDir, orders: Orders) -> Outcome:
+    """Make the merged folder whole, and see that the base is as it was."""
+    base = Path(orders["base"])
+    if orders["scratch"] and not is_made(base):
+        raise RunFailedError(f"{base} is not as it was made", "something wrote to it: remove the folder and run again")
+    model = Path(orders["model"])
+    trained = run.output if model != run.output else None
+    checks = merged.mend(merged.Folders(model, trained, base if base.is_dir() else None))
+    wrong = [f"{check.name}: {check.detail}" for check in checks if check.verdict == "error"]
+    if wrong:
+        raise RunFailedError("the merged model is not the trained one: " + "; ".join(wrong))
+    words = [f"{check.name} {check.verdict}: {check.detail}" for check in checks if check.verdict != "ok"]
+    return Outcome("; ".join([f"{len(checks)} checks", *words]))
+
+
+def _export(run: RunDir, orders: Orders) -> Outcome:
+    ship = orders["ship"]
+    wishes = Wishes(ship["system"], ship["num_ctx"], ship["parameters"])
+    exported = export(Path(orders["model"]), run.path, wishes)
+    wrong = [f"{check.name}: {check.detail}" for check in exported.checks if check.verdict == "error"]
+    if wrong:
+        raise RunFailedError("Ollama would not run this model as it was trained: " + "; ".join(wrong))
+    doubts = [f"{check.name}: {check.detail}" for check in exported.checks if check.verdict == "warning"]
+    stops = " ".join(exported.stops)
+    return Outcome("; ".join([f"{exported.file}, the TEMPLATE proven equal, stops {stops}", *doubts]))
+
+
+def _deploy(run: RunDir, orders: Orders) -> Outcome:
+    ship = orders["ship"]
+    quantize = f" --quantize {ship['quantize']}" if ship["quantize"] else ""
+    return Outcome(f"no Ollama here. Where there is one: ollama create {ship['model']}{quantize} -f {run.modelfile}", skipped=True)
+
+
 def _chat(run: RunDir, orders: Orders) -> Outcome:
     rows = run.read_json(run.answers)
     good = sum(row["tuned_matches"] for row in rows)
@@ -142,5 +177,8 @@ OF: dict[str, Callable[[RunDir, Orders], Outcome]] = {
     "train": _train,
     "evaluate": _evaluate,
     "merge": _merge,
+    "check-merge": _check_merge,
+    "export": _export,
+    "deploy": _deploy,
     "chat": _chat,
 }

@@ -144,7 +144,7 @@ def _put_lora(keys: _Keys, method: str, lora: Lora) -> None:
 def _put_data(keys: _Keys, recipe: Recipe, folder: Path, prepared_dir: str) -> None:
     keys.put("datasets", [_data(row, folder) for row in recipe.data], Origin("recipe", "", ("data",)))
     if recipe.held_out:
-        rows = [{"split": "train", **_data(row, folder)} for row in recipe.held_out]
+        rows = [{**(row := _data(each, folder)), "split": row.get("split", "train")} for each in recipe.held_out]
         keys.put("test_datasets", rows, Origin("recipe", "", ("held_out",)))
     else:
         keys.put("val_set_size", recipe.val_set_size, _from(recipe, "val_set_size"))
@@ -262,5 +262,6 @@ def _data(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     path = resolve(str(row["path"]), folder)
     suffix = Path(path).suffix
     kind = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}.get(suffix)
+    # Told a bare file, Axolotl asks the hub for a data set of that name first.
     extra = {"ds_type": kind} if kind and Path(path).is_absolute() else {}
-    return {**row, "path": path, **{key: value for key, value in extra.items() if key not in row}}
+    return {"path": path, **extra, **{key: value for key, value in row.items() if key != "path"}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -138,3 +139,16 @@ def refuse_problems(found: Sequence[Problem]) -> None:
     """
     if any(problem.severity == "error" for problem in found):
         raise ProblemsError(found)
+
+
+def shown(prepared: Prepared) -> str:
+    """What ``run --dry-run`` prints: the YAML that Axolotl would get, and each command, ready to paste."""
+    lines = [prepared.files[prepared.run.axolotl_yaml.name]]
+    for stage in prepared.orders["stages"]:
+        lines.append(f"# {stage['name']}" + (f": left out, {stage['skip']}" if stage["skip"] else ""))
+        if not stage["skip"]:
+            lines += [shlex.join(argv) for argv in stage["argvs"]]
+    environment = next(stage["environment"] for stage in prepared.orders["stages"] if stage["environment"])
+    lines.append("# each with")
+    lines += [f"#   {name}={shlex.quote(value)}" for name, value in environment.items()]
+    return "\n".join(lines)

@@ -18,8 +18,8 @@ import yaml
 from ax_recipe import assets
 from ax_recipe import document as documents
 from ax_recipe.document import Document, Keys
-from ax_recipe.errors import ProblemsError, RecipeError
-from ax_recipe.schema import check
+from ax_recipe.errors import Problem, ProblemsError, RecipeError
+from ax_recipe.schema import RENAMED, check
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ def schema() -> dict[str, Any]:
 
 def bundled() -> list[Path]:
     """The recipes that ship with ax-recipe, by name."""
-    return sorted(assets.recipes().glob("*.yaml"))
+    return sorted(assets.recipes().glob("*.yaml"), key=lambda path: path.stem)
 
 
 def find(name: str) -> Path:
@@ -169,10 +169,25 @@ def load(name: str, changes: Sequence[str] = ()) -> Recipe:
     for change in changes:
         _apply(value, change)
     document = replace(document, value=value)
-    problems = check(document, schema())
+    problems = [_hinted(problem) for problem in check(document, schema())]
     if any(problem.severity == "error" for problem in problems):
         raise ProblemsError(problems)
     return Recipe(name=path.stem, document=document, **_filled(schema(), document.value))
+
+
+def _hinted(problem: Problem) -> Problem:
+    """Tell whoever wrote a key of a block, another trainer's name for one, or a raw Axolotl key, where it goes."""
+    if problem.code != "AX001" or problem.key is None:
+        return problem
+    name = problem.key.rpartition(".")[2]
+    wanted = RENAMED.get(name, name)
+    blocks = {key: room.lower() for room in ("Train", "Lora", "Ship") for key in schema()["$defs"][room]["properties"]}
+    blocks |= {f"lora_{key}": "lora" for key in schema()["$defs"]["Lora"]["properties"]}
+    for word in (wanted, *get_close_matches(wanted, blocks, n=1, cutoff=0.8)):
+        if word in blocks:
+            place = f"{blocks[word]}.{word.removeprefix('lora_')}"
+            return replace(problem, suggestion=f"Did you mean {place}? A raw Axolotl key goes under `axolotl:`.")
+    return problem if problem.suggestion else replace(problem, suggestion="A raw Axolotl key goes under `axolotl:`.")
 
 
 def _apply(value: dict[str, Any], change: str) -> None:

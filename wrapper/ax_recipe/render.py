@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import yaml
@@ -30,17 +31,7 @@ def render(config: Config, title: str, hardware: str, *, explain: bool = False) 
     :param explain: end each key's line with where its value came from.
     :raises AssertionError: the text does not read back as the config: a bug of the template.
     """
-    environment = SandboxedEnvironment(
-        loader=FileSystemLoader(assets.templates()),
-        undefined=StrictUndefined,
-        finalize=_yaml,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
-    environment.tests["given"] = lambda value: value is not _LEFT
-    template = environment.get_template("axolotl.yaml.j2")
+    template = environment().get_template("axolotl.yaml.j2")
     laid_out = _laid_out_keys()
     others = {key: value for key, value in config.values.items() if key not in laid_out}
     # A key the template names but the plan leaves open is no mistake; a key the template misspells is.
@@ -51,9 +42,25 @@ def render(config: Config, title: str, hardware: str, *, explain: bool = False) 
     if explain:
         lines = [_explained(line, config) for line in lines]
     text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
-    if yaml.safe_load(text) != dict(config.values):
+    if (yaml.safe_load(text) or {}) != dict(config.values):
         raise AssertionError("axolotl.yaml.j2 does not carry the config whole")
     return text
+
+
+@cache
+def environment() -> SandboxedEnvironment:
+    """The Jinja environment in which every expression prints one whole YAML value, and none may be undefined."""
+    made = SandboxedEnvironment(
+        loader=FileSystemLoader(assets.templates()),
+        undefined=StrictUndefined,
+        finalize=_yaml,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - YAML, not HTML: _yaml quotes
+    )
+    made.tests["given"] = lambda value: value is not _LEFT
+    return made
 
 
 class _Comment(str):
@@ -76,12 +83,23 @@ def _yaml(value: Any) -> str:
     if isinstance(value, StrictUndefined):
         return str(value)  # raises, and names the variable
     if value and isinstance(value, Mapping | list | tuple):
-        block = yaml.safe_dump(_plain(value), sort_keys=False, allow_unicode=True, width=10**6)
+        block = _dumped(_plain(value), None)
         return "\n" + "\n".join(f"  {line}" for line in block.rstrip("\n").split("\n"))
     style = '"' if isinstance(value, str) and not value.isprintable() else None  # newlines as \n, on the one line
-    text = yaml.safe_dump(_plain(value), allow_unicode=True, width=10**6, default_flow_style=True, default_style=style)
+    text = _dumped(_plain(value), style)
     # A dumped scalar may end in "...", the end-of-document mark.
     return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _dumped(value: Any, style: str | None) -> str:
+    for as_unicode in (True, False):
+        text = yaml.safe_dump(
+            value, sort_keys=False, allow_unicode=as_unicode, width=10**6, default_style=style, default_flow_style=False
+        )
+        # PyYAML 6 writes NEL and its like bare, and reads them back as line ends: those go in escapes.
+        if text.replace("\n", "").isprintable():
+            break
+    return text
 
 
 def _plain(value: Any) -> Any:

@@ -99,6 +99,16 @@ class RunDir:
                 f"{self.state}: not the state of a run: {error}", "ax-recipe status RUN names one"
             ) from error
 
+    def current_state(self) -> RunState:
+        """state.json as it is true now: a stage that runs without a live runner was interrupted."""
+        state = self.read_state()
+        if self.holder() is not None:
+            return state
+        dead = [stage for stage in state.stages if stage.state == "running"]
+        for stage in dead:
+            state = state.with_stage(replace(stage, state="interrupted", detail="its runner was killed"))
+        return state
+
     def write_state(self, state: RunState) -> None:
         """Write state.json whole or not at all."""
         write(self.state, state.to_json())
@@ -153,19 +163,21 @@ def _lock(lock: IO[bytes], run: RunDir) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all: beside it first, then renamed over it.
+    """Write a file whole or not at all: beside it first, then renamed over it. A device or pipe is written to.
 
     :raises MissingError: the disk is full or the folder cannot be written to.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    path = path.resolve()
+    special = path.exists() and not path.is_file()
+    partial = path if special else path.with_name(f".{path.name}.{os.getpid()}")
     try:
         partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        if not special:
+            partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise MissingError(
-            f"{path}: cannot be written: {error.strerror}", "free some space, or name another place"
-        ) from error
+        if not special:
+            partial.unlink(missing_ok=True)
+        raise MissingError(f"{path}: cannot be written: {error.strerror}", "free some space, or name another place") from error
 
 
 def root(folder: str | None = None) -> Path:

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from ax_recipe import outcomes, process
-from ax_recipe.errors import AxRecipeError, RunFailedError
+from ax_recipe.errors import AxRecipeError, MissingError, RunFailedError
 from ax_recipe.outcomes import Outcome
 from ax_recipe.rundir import RunDir, StageRecord, StageState
 
@@ -84,16 +84,16 @@ class Runner:
             if stage["name"] == "base" and outcomes.is_made(Path(self.orders["base"])):
                 return Outcome("made before from the same text: nothing to do")
             for argv in stage["argvs"]:
-                self._program(argv, stage["environment"], self.run.log(stage["name"], record.attempt))
+                self._program(argv, stage, self.run.log(stage["name"], record.attempt))
             # The exit code is no proof: Axolotl exits 0 on NaN, on all-masked labels and when it was interrupted.
             return outcomes.OF[stage["name"]](self.run, self.orders)
 
-    def _program(self, argv: Sequence[str], environment: dict[str, str], log: Path) -> None:
-        child = process.start(argv, environment, log)
-        while (code := child.wait(0.25)) is None and not self.stopping:
+    def _program(self, argv: Sequence[str], stage: dict[str, Any], log: Path) -> None:
+        child = process.start(argv, stage["environment"], log)
+        while (code := child.wait(0.1)) is None and not self.stopping:
             continue
         if code is None:
-            self._stop(child)
+            self._stop(child, saves=stage["name"] == "train")
         if self.stopping:
             raise StoppedError
         if code:
@@ -101,11 +101,12 @@ class Runner:
                 f"{' '.join((Path(argv[0]).name, *argv[1:2]))} ended with {_ended(code)}", f"its log: {log}"
             )
 
-    def _stop(self, child: process.Child) -> None:
-        # Asked this way, our plugin saves a whole, resumable checkpoint, which no signal to Axolotl does.
-        self.run.stop_file.touch()
+    def _stop(self, child: process.Child, *, saves: bool) -> None:
+        # Asked by the file, our plugin saves a whole, resumable checkpoint, which no signal to Axolotl does.
+        if saves and self.run.events.exists():
+            self.run.stop_file.touch()
         try:
-            if not self.run.events.exists() or child.wait(CHECKPOINT_GRACE_S) is None:
+            if not self.run.stop_file.exists() or child.wait(CHECKPOINT_GRACE_S) is None:
                 child.stop()
         finally:
             self.run.stop_file.unlink(missing_ok=True)
@@ -132,11 +133,23 @@ def _ended(code: int) -> str:
     return f"exit code {code}" if code > 0 else f"{signal.Signals(-code).name}"
 
 
-def launch(run: RunDir, again: Sequence[str] = ()) -> process.Child:
-    """Start the runner of ``run`` in the background, in its own session: a closed terminal does not end it."""
+def launch(run: RunDir, again: Sequence[str] = ()) -> None:
+    """Start the runner of ``run`` in the background, in its own session: a closed terminal does not end it.
+
+    :raises MissingError: a live runner works on this run already.
+    :raises RunFailedError: the runner ended before it could take the run.
+    """
+    holder = run.holder()
+    if holder is not None:
+        raise MissingError(f"{run.name}: process {holder} works on this run already", f"ax-recipe watch {run.name}")
     source = str(Path(__file__).resolve().parents[1])  # `python -m` must find this very ax_recipe
     argv = [sys.executable, "-m", "ax_recipe.runner", str(run.path), *again]
-    return process.start(argv, {"PYTHONPATH": process.path_with(source)}, run.runner_log)
+    child = process.start(argv, {"PYTHONPATH": process.path_with(source)}, run.runner_log)
+    while run.holder() is None:  # a viewer that came before it would take the run for ended
+        if child.wait(0.02):
+            raise RunFailedError(f"the runner of {run.name} did not start", f"its log: {run.runner_log}")
+        if child.exit_code() == 0:
+            return
 
 
 def main() -> int:

@@ -142,6 +142,7 @@ class _Walk:
 
     def _full(self, plugin: str) -> str:
         """Axolotl also finds its own plugins without ``axolotl.integrations.`` (integrations/base.py, 0.19)."""
+        plugin = plugin.replace(":", ".") if self.root.get("x-plugin-colon") else plugin
         full = f"axolotl.integrations.{plugin}"
         return full if full in self.shipped else plugin
 
@@ -153,7 +154,7 @@ class _Walk:
             near = _nearest(plugin, self.shipped, cutoff=0.85)
             if plugin in self.foreign and (near or "." not in plugin or plugin.startswith("axolotl.")):
                 near = near or _nearest(plugin, self.shipped, cutoff=0.5)
-                message = f"unknown plugin {plugin!r}: Axolotl would train without it, and not stop"
+                message = f"unknown plugin {plugin!r}: Axolotl 0.19 trains without it, and does not stop"
                 yield _Finding(("plugins", index), "AX008", message, _mean(near))
 
     def value(self, value: Any, schema: Json, path: Keys) -> list[_Finding]:
@@ -217,19 +218,18 @@ class _Walk:
             found += self.value(item, fixed[index] if index < len(fixed) else rest, (*path, index))
         return found
 
-    def object(self, value: Json, schema: Json, path: Keys) -> Iterator[_Finding]:
+    def object(self, value: Mapping[Any, Any], schema: Json, path: Keys) -> Iterator[_Finding]:
         properties: Json = schema.get("properties", {})
         other: Any = schema.get("additionalProperties", not properties)
         for key, item in value.items():
             here = (*path, key)
             if key in properties:
                 yield from self.known(item, properties[key], here)
-            elif not isinstance(key, str):
-                yield _Finding(here, "AX002", f"a key must be text, found {_found(key)}", "Put it in quotes.")
-            elif other is False or (properties and "additionalProperties" not in schema):
+            elif other is False:
                 yield self.unknown(key, schema, here)
-            elif isinstance(other, dict):
-                yield from self.value(item, other, here)
+            else:
+                yield from self.value(key, schema.get("propertyNames", {}), here)
+                yield from self.value(item, other if isinstance(other, dict) else {}, here)
         for key in schema.get("required", ()):
             if key not in value:
                 yield _Finding(path, "AX004", f"`{key}` is missing", f"Add `{key}:`{_of(properties.get(key, {}))}.")
@@ -253,7 +253,9 @@ class _Walk:
         message = f"read only by {plugin.rpartition('.')[2]}, which is not in `plugins:`; Axolotl drops it in silence"
         yield _Finding(path, "AX007", message, f"Add `- {plugin}` to `plugins:`.", severity)
 
-    def unknown(self, key: str, schema: Json, path: Keys) -> _Finding:
+    def unknown(self, key: Any, schema: Json, path: Keys) -> _Finding:
+        if not isinstance(key, str):
+            return _Finding(path, "AX001", f"unknown key, read as {_found(key)}", "Put it in quotes, if it is meant.")
         if key in schema.get("x-elsewhere", ()):
             message = f"not read here; {self.root.get('x-unknown', 'it has no effect')}"
             return _Finding(path, "AX011", message, "Remove it, or see which kind of dataset takes it.", "warning")
@@ -357,7 +359,12 @@ def _names(text: str, schema: Json, path: Keys) -> Iterator[_Finding]:
         yield _Finding(path, "AX002", f"expected a number, found {_found(text)}")
     if (pattern := schema.get("pattern")) and not re.search(pattern, text):
         yield _Finding(path, "AX003", f"{_found(text)} does not match {pattern}")
-    if (names := schema.get("x-values")) and text not in names and not re.search(schema.get("x-open", "(?!)"), text):
+    if (
+        text
+        and (names := schema.get("x-values"))
+        and text not in names
+        and not re.search(schema.get("x-open", "(?!)"), text)
+    ):
         yield from _choice(text, names, path)
 
 

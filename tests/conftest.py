@@ -1,0 +1,103 @@
+"""What the tests share: the command, a place of their own, and the Axolotl that is installed beside them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import settings
+
+from ax_recipe.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+Invoke = Callable[..., Result]
+
+# How long an example takes says something about the machine, not about the code.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
+
+
+@pytest.fixture(autouse=True)
+def _own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs, caches and accounts of the person who tests are neither read nor touched."""
+    monkeypatch.setenv("AX_RECIPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("AX_RECIPE_RUNS", str(tmp_path / "runs"))
+    for name in ("AX_RECIPE_AXOLOTL", "CUDA_VISIBLE_DEVICES", "HF_TOKEN", "OLLAMA_HOST"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def invoke() -> Invoke:
+    """Run the command in this process: ``invoke("render", "pirate")``."""
+
+    def run(*arguments: str) -> Result:
+        result = CliRunner().invoke(main, arguments)
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+@pytest.fixture
+def command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command as a program of its own, as a person does."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "ax_recipe", *arguments]
+        path = os.pathsep.join(filter(None, (str(ROOT / "wrapper"), os.environ.get("PYTHONPATH"))))
+        variables = {**os.environ, "PYTHONPATH": path, **environment}
+        return subprocess.run(
+            argv, capture_output=True, text=True, env=variables, check=False, stdin=subprocess.DEVNULL
+        )
+
+    return run
+
+
+@pytest.fixture
+def fake_axolotl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An environment whose axolotl is tests/bin/axolotl, named by AX_RECIPE_AXOLOTL."""
+    environment = tmp_path / "environment"
+    (environment / "bin").mkdir(parents=True)
+    (environment / "lib/python3.11/site-packages/axolotl-0.19.0.dist-info").mkdir(parents=True)
+    program = (ROOT / "tests/bin/axolotl").read_text(encoding="utf-8").split("\n", 1)[1]
+    (environment / "bin/axolotl").write_text(f"#!{sys.executable}\n{program}", encoding="utf-8")
+    (environment / "bin/axolotl").chmod(0o755)
+    (environment / "bin/python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n', encoding="utf-8")
+    (environment / "bin/python").chmod(0o755)
+    monkeypatch.setenv("AX_RECIPE_AXOLOTL", str(environment))
+    return environment
+
+
+@pytest.fixture
+def small_recipe(tmp_path: Path) -> Path:
+    """A recipe of a few local rows over a local base, for the CPU."""
+    (tmp_path / "base").mkdir()
+    row = '{"messages": [{"role": "user", "content": "Ahoy?"}, {"role": "assistant", "content": "Arr."}]}\n'
+    (tmp_path / "rows.jsonl").write_text(row * 8, encoding="utf-8")
+    data = "[{path: rows.jsonl, type: chat_template}]"
+    path = tmp_path / "small.yaml"
+    path.write_text(f"base: ./base\ngpus: 0\ndata: {data}\nheld_out: {data}\n", encoding="utf-8")
+    return path
+
+
+def installed_axolotl() -> Path | None:
+    """The real Axolotl of this environment, or the one on PATH."""
+    beside = Path(sys.executable).with_name("axolotl")
+    found = str(beside) if beside.is_file() else shutil.which("axolotl")
+    return Path(found) if found else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs real Axolotl where there is none, and say so."""
+    if installed_axolotl():
+        return
+    for item in items:
+        if "axolotl" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="no axolotl here: pip install -e '.[axolotl]'"))

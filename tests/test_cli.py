@@ -1,0 +1,199 @@
+"""The command as a person types it: what they get wrong is named with its place and its fix, and no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import Invoke
+
+from ax_recipe import stages
+from ax_recipe.cli import STAGES, main
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_every_verb_has_a_sentence_and_an_example(invoke: Invoke) -> None:
+    for verb in main.commands:
+        text = invoke(verb, "--help").output
+        assert "Example:" in text, verb
+        assert f"ax-recipe {verb}" in text.split("Example:")[1], verb
+
+
+def test_the_stages_are_those_of_the_plan() -> None:
+    assert list(STAGES) == list(stages.TITLES)
+
+
+def test_list_names_the_bundled_recipes(invoke: Invoke) -> None:
+    assert "pirate-tiny" in invoke("list").output
+    assert len(json.loads(invoke("list", "--json").output)) == 4
+
+
+def test_show_prints_the_file_or_its_values(invoke: Invoke) -> None:
+    assert "# Llama 3.1 8B learns" in invoke("show", "pirate").output
+    assert json.loads(invoke("show", "pirate", "--json").output)["method"] == "qlora"
+
+
+def test_new_makes_a_recipe_that_renders(invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert invoke("new", "mine", "--from", "pirate-tiny").exit_code == 0
+    assert invoke("render", "mine.yaml").exit_code == 0
+
+
+def test_render_prints_the_yaml_alone(invoke: Invoke) -> None:
+    result = invoke("render", "pirate", "--gpus", "4")
+    assert yaml.safe_load(result.stdout)["base_model"] == "NousResearch/Meta-Llama-3.1-8B"
+    assert result.stderr == ""
+
+
+def test_render_takes_a_recipe_anywhere(invoke: Invoke, small_recipe: Path) -> None:
+    config = yaml.safe_load(invoke("render", str(small_recipe)).stdout)
+    assert config["datasets"][0]["path"] == str(small_recipe.parent / "rows.jsonl")
+
+
+def test_render_writes_the_file_it_is_told(invoke: Invoke, tmp_path: Path) -> None:
+    target = tmp_path / "pirate.yml"
+    result = invoke("render", "pirate", "-o", str(target), "--set", "lora.r=8")
+    assert result.stdout == ""
+    assert yaml.safe_load(target.read_text())["lora_r"] == 8
+
+
+def mistakes(folder: Path) -> dict[str, tuple[str, int, list[str]]]:
+    """Name: the recipe's text, the exit code, and words that the message must hold."""
+    data = "data: [{path: rows.jsonl, type: chat_template}]\n"
+    (folder / "rows.jsonl").write_text("{}\n")
+    (folder / "base").mkdir()
+    return {
+        "broken": ("base: [\n", 2, ["broken.yaml:2", "column"]),
+        "field": (f"base: ./base\n{data}epochs: 3\n", 2, ["field.yaml:3", "epochs", "num_epochs"]),
+        "raw-key": (f"base: ./base\n{data}axolotl:\n  micro_batchsize: 3\n", 2, ["raw-key.yaml:4", "micro_batch_size"]),
+        "in-data": (
+            "base: ./base\ndata:\n  - path: rows.jsonl\n    type: chat_template\n    field_mesages: x\n",
+            2,
+            ["in-data.yaml:5", "field_mesages", "field_messages"],
+        ),
+        "in-plugin": (
+            f"base: ./base\n{data}axolotl:\n  plugins: [axolotl.integrations.liger.LigerPlugin]\n  liger_ropes: true\n",
+            2,
+            ["in-plugin.yaml:5", "liger_rope"],
+        ),
+        "type": (f"base: ./base\n{data}axolotl: {{micro_batch_size: two}}\n", 2, ["type.yaml:3", "whole number", "two"]),
+        "value": (f"base: ./base\n{data}chat_template: lama3\n", 2, ["value.yaml:3", "llama3"]),
+        "optimizer": (f"base: ./base\n{data}train: {{optimizer: adamw_8bits}}\n", 2, ["optimizer.yaml:3", "adamw_"]),
+    }
+
+
+@pytest.mark.parametrize("name", ["broken", "field", "raw-key", "in-data", "in-plugin", "type", "value", "optimizer"])
+def test_a_mistake_in_a_recipe_is_named_with_its_place(name: str, command: Command, tmp_path: Path) -> None:
+    text, code, words = mistakes(tmp_path)[name]
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(text)
+    done = command("render", str(path), "-o", str(tmp_path / "out.yml"))
+    assert done.returncode == code, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out.yml").exists()
+
+
+def test_a_missing_recipe_names_the_nearest(command: Command) -> None:
+    done = command("render", "pirat")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "did you mean pirate" in done.stderr
+
+
+@pytest.mark.usefixtures("fake_axolotl")
+@pytest.mark.parametrize(("missing", "key"), [("rows.jsonl", "data[0].path"), ("base", "base")])
+def test_a_missing_file_is_named_with_the_line_that_asks_for_it(
+    missing: str, key: str, command: Command, small_recipe: Path
+) -> None:
+    (small_recipe.parent / missing).rename(small_recipe.parent / "elsewhere")
+    done = command("run", str(small_recipe))
+    assert done.returncode == 2, done.stderr
+    assert key in done.stderr
+    assert str(small_recipe.parent / missing) in done.stderr
+    assert not (small_recipe.parent / "runs").exists()
+
+
+@pytest.mark.usefixtures("fake_axolotl")
+def test_more_gpus_than_the_machine_has_are_refused(command: Command) -> None:
+    done = command("run", "pirate", "--gpus", "64")
+    assert done.returncode == 3
+    assert "this machine has" in done.stderr
+
+
+def test_a_machine_without_axolotl_says_how_to_get_it(command: Command, tmp_path: Path) -> None:
+    done = command("run", "pirate-tiny", AX_RECIPE_AXOLOTL=str(tmp_path))
+    assert done.returncode == 3
+    assert "no axolotl there" in done.stderr
+
+
+def test_a_folder_that_cannot_be_written_to_leaves_nothing(command: Command, tmp_path: Path) -> None:
+    done = command("render", "pirate", "-o", str(tmp_path / "no" / "such" / "folder.yml"))
+    assert done.returncode == 3
+    assert "cannot be written" in done.stderr
+
+
+def test_a_full_disk_is_named(command: Command) -> None:
+    done = command("render", "pirate", "-o", "/dev/full")
+    assert done.returncode == 3
+    assert "No space left on device" in done.stderr
+
+
+def test_a_disk_that_fills_up_midway_leaves_nothing_half_written(tmp_path: Path) -> None:
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500));"
+        "from ax_recipe.cli import main; main(sys.argv[1:])"
+    )
+    argv = [sys.executable, "-B", "-c", program, "render", "pirate", "-o", str(tmp_path / "out.yml")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "wrapper")}
+    done = subprocess.run(argv, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 3, done.stderr
+    assert "cannot be written" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("fake_axolotl")
+def test_a_dry_run_shows_the_commands_and_starts_nothing(command: Command, small_recipe: Path) -> None:
+    done = command("run", str(small_recipe), "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "--lora-model-dir" in done.stdout
+    assert "--launcher python" in done.stdout
+    assert not (small_recipe.parent / "runs").exists()
+    orders = json.loads(command("run", str(small_recipe), "--dry-run", "--json").stdout)
+    assert [stage["name"] for stage in orders["stages"]] == list(STAGES)
+
+
+@pytest.mark.usefixtures("fake_axolotl")
+def test_no_secret_is_written_into_a_run(command: Command, small_recipe: Path) -> None:
+    command("run", str(small_recipe), "--until", "train", HF_TOKEN="hf_planted", WANDB_API_KEY="planted_too")
+    files = [path for path in (small_recipe.parent / "runs").rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if b"planted" in path.read_bytes()]
+
+
+@pytest.mark.usefixtures("fake_axolotl")
+def test_doctor_says_what_is_here(command: Command) -> None:
+    findings = {row["name"]: row for row in json.loads(command("doctor", "--json").stdout)}
+    assert {"ax-recipe", "axolotl", "GPUs", "runs", "ollama"} <= set(findings)
+
+
+def test_doctor_ends_with_3_where_axolotl_is_missing(command: Command, tmp_path: Path) -> None:
+    done = command("doctor", AX_RECIPE_AXOLOTL=str(tmp_path))
+    assert done.returncode == 3
+    assert "no axolotl there" in done.stdout
+
+
+def test_a_closed_pipe_is_no_error(command: Command) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    argv = [sys.executable, "-m", "ax_recipe", "show", "pirate"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "wrapper")}
+    done = subprocess.run(argv, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    os.close(writer)
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,78 @@
+"""The shape of the program, held by reading its source: imports point one way, and each power lies in one place."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+PACKAGE = ROOT / "wrapper" / "ax_recipe"
+MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if "probes" not in path.parts]
+PROBES = sorted((PACKAGE / "probes").rglob("*.py"))
+# From the recipe to the view, each may import those before it and none after.
+PIPE = (
+    "errors", "assets", "document", "schema", "recipe", "hardware", "process", "axolotl", "plan", "render", "rundir",
+    "stages", "preparing", "observe", "ship", "outcomes", "runner", "view", "feed", "attend", "doctor", "talk", "cli",
+    "__main__",
+)  # fmt: skip
+TRAINER = {"axolotl", "torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes"}
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            if node.module == "ax_recipe":
+                yield from (f"ax_recipe.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_every_module_has_its_place_in_the_pipe() -> None:
+    assert {room(path) for path in MODULES} - {"__init__"} == set(PIPE)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    if path.name == "__init__.py":
+        return
+    here = PIPE.index(room(path))
+    for name in imports(path):
+        other = name.split(".")[1] if name.startswith("ax_recipe.") else None
+        assert other is None or other == "__version__" or PIPE.index(other) <= here, f"{room(path)} imports {name}"
+
+
+def test_the_command_never_imports_what_trains() -> None:
+    for path in MODULES:
+        assert not {name.split(".")[0] for name in imports(path)} & TRAINER, path
+
+
+def test_probes_import_nothing_of_ours() -> None:
+    assert len(PROBES) >= 4
+    for path in PROBES:
+        assert not [name for name in imports(path) if name.startswith("ax_recipe")], path
+
+
+@pytest.mark.parametrize(
+    ("library", "owners"),
+    [("subprocess", {"process"}), ("click", {"cli"}), ("rich", {"view", "attend"}), ("jinja2", {"render", "ship"})],
+)
+def test_each_power_lies_in_one_place(library: str, owners: set[str]) -> None:
+    users = {room(path) for path in MODULES if library in {name.split(".")[0] for name in imports(path)}}
+    assert users == owners
+
+
+def test_no_blanket_except() -> None:
+    for path in [*MODULES, *PROBES]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ExceptHandler):
+                bare = node.type is None or (isinstance(node.type, ast.Name) and node.type.id == "Exception")
+                assert not bare, f"{path}:{node.lineno}"

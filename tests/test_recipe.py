@@ -1,0 +1,137 @@
+"""The recipe file: found, checked, read; every mistake named with its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ax_recipe import recipe
+from ax_recipe.errors import MissingError, ProblemsError, RecipeError
+from ax_recipe.recipe import Scratch
+
+SMALLEST = "base: ./base\ndata:\n  - path: rows.jsonl\n    type: chat_template\n"
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def problems(folder: Path, text: str) -> list[tuple[str, int | None, str | None]]:
+    with pytest.raises(ProblemsError) as caught:
+        recipe.load(write(folder, text))
+    return [(problem.code, problem.line, problem.key) for problem in caught.value.problems]
+
+
+def test_all_bundled_recipes_load() -> None:
+    names = [path.stem for path in recipe.bundled()]
+    assert names == ["pirate", "pirate-lora", "pirate-small", "pirate-tiny"]
+    assert all(recipe.load(name).about for name in names)
+
+
+def test_pirate_is_the_run_it_was_made_after() -> None:
+    pirate = recipe.load("pirate")
+    assert (pirate.method, pirate.lora.r, pirate.lora.alpha, pirate.lora.dropout) == ("qlora", 64, 32, 0.05)
+    assert (pirate.train.num_epochs, pirate.train.learning_rate, pirate.train.lr_scheduler) == (2, 2e-4, "cosine")
+    assert pirate.gpus == "4xA100-80GB"
+    assert pirate.targets.loss == [0.5, 0.8]
+
+
+def test_what_is_left_out_has_the_schemas_default(tmp_path: Path) -> None:
+    smallest = recipe.load(write(tmp_path, SMALLEST))
+    assert (smallest.method, smallest.train.num_epochs, smallest.lora.r, smallest.checks) == ("lora", 1, 32, None)
+
+
+def test_a_base_may_be_pretrained_here() -> None:
+    base = recipe.load("pirate-tiny").base
+    assert isinstance(base, Scratch)
+    assert base.train.learning_rate > 0
+
+
+def test_yaml_1_1_reads_2e_4_as_text_and_it_still_is_a_number(tmp_path: Path) -> None:
+    assert recipe.load(write(tmp_path, SMALLEST + "train: {learning_rate: 2e-4}\n")).train.learning_rate == 2e-4
+
+
+def test_set_changes_one_key() -> None:
+    assert recipe.load("pirate", ["lora.r=8", "train.learning_rate=1e-4"]).lora.r == 8
+    assert recipe.load("pirate", ["axolotl.weight_decay=0.1"]).axolotl["weight_decay"] == 0.1
+
+
+@pytest.mark.parametrize("change", ["lora.r", "lora..r=3", "=3", "base.x=1", "lora.r=[", "lora.q=3"])
+def test_set_refuses_what_is_no_change(change: str) -> None:
+    with pytest.raises(RecipeError):
+        recipe.load("pirate", [change])
+
+
+def test_a_missing_recipe_names_the_nearest() -> None:
+    with pytest.raises(RecipeError, match="pirate-small"):
+        recipe.find("pirate-smal")
+
+
+def test_a_missing_file_is_not_taken_for_a_name(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no such recipe file"):
+        recipe.find(str(tmp_path / "pirate.yaml"))
+
+
+def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError):
+        recipe.load(str(tmp_path))
+
+
+def test_an_unreadable_file_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.symlink_to(path)
+    with pytest.raises((MissingError, RecipeError)):
+        recipe.load(str(path))
+
+
+def test_an_unknown_field_is_named_with_its_line_and_its_neighbour(tmp_path: Path) -> None:
+    with pytest.raises(ProblemsError) as caught:
+        recipe.load(write(tmp_path, SMALLEST + "chat_templat: llama3\n"))
+    problem = caught.value.problems[0]
+    assert (problem.line, problem.key) == (5, "chat_templat")
+    assert "chat_template" in str(problem)
+
+
+def test_all_problems_come_at_once(tmp_path: Path) -> None:
+    text = SMALLEST + "method: qlorra\nlora: {r: many}\ntrain:\n  num_epoch: 2\n"
+    assert problems(tmp_path, text) == [
+        ("AX003", 5, "method"),
+        ("AX002", 6, "lora.r"),
+        ("AX001", 8, "train.num_epoch"),
+    ]
+
+
+def test_broken_yaml_names_line_and_column(tmp_path: Path) -> None:
+    with pytest.raises(ProblemsError, match=r"mine.yaml:2.*column"):
+        recipe.load(write(tmp_path, "base: x\ndata: [}\n"))
+
+
+def test_own_copies_the_recipe_with_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    mine = recipe.load(str(recipe.own("pirate-tiny", "mine")))
+    assert all(path.is_relative_to(tmp_path) and path.is_file() for _, path in recipe.local_files(mine))
+    with pytest.raises(RecipeError, match="already"):
+        recipe.own("pirate-tiny", "mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "local"),
+    [
+        ("owner/name", False),
+        ("name", False),
+        ("./owner/name", True),
+        ("a/b/c", True),
+        ("/x", True),
+        ("rows.jsonl", True),
+    ],
+)
+def test_a_hub_id_is_told_from_a_file(text: str, local: bool, tmp_path: Path) -> None:
+    assert recipe.is_local(text, tmp_path) is local
+
+
+def test_a_folder_beside_the_recipe_is_local_even_if_it_looks_like_a_hub_id(tmp_path: Path) -> None:
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    assert recipe.resolve("owner/name", tmp_path) == str((tmp_path / "owner" / "name").resolve())

@@ -1,0 +1,127 @@
+"""Being there while a run goes on: the dashboard or plain lines until it ends, then what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from typing import Any
+
+from rich.console import Console
+
+from ax_recipe.feed import Feed
+from ax_recipe.observe import events
+from ax_recipe.rundir import RunDir, RunState
+from ax_recipe.stages import HEADLINE, TITLES
+from ax_recipe.view.dashboard import Dashboard, fits
+from ax_recipe.view.plain import PlainLines
+
+# How often a run without a screen is looked at (seconds).
+POLL_S = 0.2
+MARKS = {"waiting": " ", "running": ">", "done": "x", "skipped": "-", "failed": "!", "interrupted": "!"}
+EXIT_CODES = {"finished": 0, "waiting": 0, "running": 0, "failed": 1, "interrupted": 130}
+
+
+def attend(run: RunDir, *, as_json: bool = False) -> int:
+    """Show ``run`` until it ends or the person leaves it; give the command's exit code.
+
+    Leaving does not end the run; only an explicit stop does.
+    """
+    console = Console(stderr=True)
+    feed = Feed(run, (lambda event: print(events.to_json(event), flush=True)) if as_json else None)  # noqa: T201
+    if as_json or not fits(console):
+        reason = _by_lines(feed, console, quiet=as_json)
+    else:
+        orders = run.read_json(run.orders)
+        band = orders["targets"]["loss"]
+        with Dashboard(feed.state, title=run.name, target_loss=tuple(band) if band else None, console=console) as shown:
+            reason = shown.run(feed.poll)
+    if reason == "stop":
+        stop(run)
+        while feed.poll():
+            time.sleep(POLL_S)
+    if reason == "detached":
+        console.print(
+            f"The run goes on. ax-recipe watch {run.name} comes back to it, ax-recipe status shows where it is."
+        )
+        return 0
+    state = run.current_state()
+    if not as_json:
+        console.print(summary(run, state), markup=False, highlight=False)
+    return EXIT_CODES[state.status]
+
+
+def _by_lines(feed: Feed, console: Console, *, quiet: bool) -> str:
+    plain = PlainLines()
+    try:
+        while True:
+            goes_on = feed.poll()
+            for line in [] if quiet else plain.lines(feed.state):
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
+            if not goes_on:
+                return "ended"
+            time.sleep(POLL_S)
+    except KeyboardInterrupt:
+        return _asked(console)
+
+
+def _asked(console: Console) -> str:
+    """Ask what Ctrl-C meant; without a terminal it means stop, as it does for every program."""
+    if not console.is_terminal:
+        return "stop"
+    console.print("\nCtrl-C: [b]d[/]etach and let it train on, or [b]s[/]top it? \\[d/s] ", end="")
+    try:
+        return "stop" if input().strip().lower().startswith("s") else "detached"
+    except (EOFError, KeyboardInterrupt):
+        return "stop"
+
+
+def stop(run: RunDir) -> bool:
+    """Ask the runner to stop: it saves a whole checkpoint first. False where none runs."""
+    holder = run.holder()
+    if holder is None:
+        return False
+    os.kill(holder, signal.SIGTERM)
+    return True
+
+
+def summary(run: RunDir, state: RunState) -> str:
+    """What a person reads at the end, and from ``status``: every stage, what came of it, and what to do next."""
+    lines = [f"{run.name}: {state.status}"]
+    for stage in state.stages:
+        took = f" ({stage.ended - stage.started:.0f} s)" if stage.started and stage.ended else ""
+        detail = stage.detail.replace("\n", "\n" + " " * 20)
+        lines.append(f"  [{MARKS[stage.state]}] {TITLES[stage.name]:<14}{detail or stage.state}{took}")
+    return "\n".join([*lines, *_answers(run, state), *_next(run, state)])
+
+
+def _answers(run: RunDir, state: RunState) -> list[str]:
+    if not run.answers.exists() or state.stage("chat").state != "done":
+        return []
+    row = next((row for row in run.read_json(run.answers) if row["tuned_matches"]), None)
+    return ["", f"  > {row['prompt']}", f"    before: {row['base']}", f"    after:  {row['tuned']}"] if row else []
+
+
+def _next(run: RunDir, state: RunState) -> list[str]:
+    if state.status == "finished":
+        return ["", f"Talk to it: ax-recipe chat {run.name}", f"The run:    {run.path}"]
+    if state.status in ("failed", "interrupted"):
+        return ["", f"The run:    {run.path}", f"Go on with: ax-recipe resume {run.name}"]
+    return []
+
+
+def headline(state: RunState) -> list[tuple[str, str]]:
+    """The four steps that a person thinks in, with their states."""
+    return [(TITLES[name], state.stage(name).state) for name in HEADLINE]
+
+
+def as_json(run: RunDir, state: RunState) -> str:
+    """``status --json``."""
+    stages: list[dict[str, Any]] = [
+        {"name": stage.name, "title": TITLES[stage.name], "state": stage.state, "detail": stage.detail,
+         "started": stage.started, "ended": stage.ended}
+        for stage in state.stages
+    ]  # fmt: skip
+    value = {"run": run.name, "path": str(run.path), "recipe": state.recipe, "status": state.status, "stages": stages}
+    return json.dumps(value, indent=1)

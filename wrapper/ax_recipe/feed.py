@@ -1,0 +1,114 @@
+"""A run folder becomes a state, live or long over: its stages, its exact events, its logs, the GPUs of this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ax_recipe.observe import events, gpus
+from ax_recipe.observe.events import Event
+from ax_recipe.observe.follow import Follower
+from ax_recipe.observe.log import LogReader
+from ax_recipe.observe.state import State, advance
+from ax_recipe.rundir import RunDir, StageRecord
+
+_ENDED = ("done", "failed", "interrupted")
+_EXIT_CODES = {"done": 0, "failed": 1, "interrupted": 130}
+GPU_EVERY_S = 1.0
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One stage that is being read: its log, and the exact events of its training, if it trains."""
+
+    record: StageRecord
+    log: Follower
+    exact: Follower | None
+    reader: LogReader = field(default_factory=LogReader)
+
+
+class Feed:
+    """Advances ``state`` by what is new in a run folder; it may come late, leave, and come back."""
+
+    def __init__(self, run: RunDir, tell: Callable[[Event], None] | None = None) -> None:
+        """Read ``run`` from its beginning; ``tell`` is called with each event after the state has taken it."""
+        self.run = run
+        self._listener = tell
+        self.state = State()
+        self._attempt: _Attempt | None = None
+        self._seen: dict[str, int] = {}
+        self._gpus_read = 0.0
+
+    def poll(self) -> bool:
+        """Read on; False once the run is over and read to its end."""
+        goes_on = self.run.holder() is not None  # asked before the files are read, so that the last line is not lost
+        self._sample_gpus(goes_on)
+        for record in self.run.read_state().stages:
+            self._follow(record)
+        if not goes_on:
+            self._close()
+        return goes_on
+
+    def _follow(self, record: StageRecord) -> None:
+        self.state.stages.setdefault(record.name, record.state)
+        if record.state in ("waiting", "skipped") or self._seen.get(record.name) == record.attempt:
+            self._show(record)
+            return
+        if self._attempt is None or self._attempt.record.name != record.name:
+            self._open(record)
+        self._read()
+        if record.state in _ENDED:
+            self._close(record)
+
+    def _show(self, record: StageRecord) -> None:
+        if self.state.stages[record.name] != record.state:
+            self.state.stages[record.name] = record.state
+
+    def _open(self, record: StageRecord) -> None:
+        self._close()
+        exact = {"base": self.run.base_events, "train": self.run.events}.get(record.name)
+        log = self.run.log(record.name, record.attempt)
+        self._attempt = _Attempt(record, Follower(log), Follower(exact) if exact else None)
+        self._tell(events.StageStarted(record.name, record.attempt, record.started))
+
+    def _read(self, *, to_the_end: bool = False) -> None:
+        """Exact events before the log: once they are there, the log's twins of them do not count."""
+        attempt = self._attempt
+        if attempt is None:
+            return
+        if attempt.exact:
+            for line in attempt.exact.drain() if to_the_end else attempt.exact.poll():
+                event = events.from_json(line)
+                if event:
+                    self._tell(event)
+        for line in attempt.log.drain() if to_the_end else attempt.log.poll():
+            for event in attempt.reader.feed(line):
+                self._tell(event)
+
+    def _close(self, record: StageRecord | None = None) -> None:
+        attempt = self._attempt
+        if attempt is None:
+            return
+        self._read(to_the_end=True)
+        for event in attempt.reader.finish(attempt.log.closed):
+            self._tell(event)
+        # A stage that is still "running" when its runner is gone was cut off.
+        ended = record or self.run.read_state().stage(attempt.record.name)
+        word = ended.state if ended.state in _ENDED else "interrupted"
+        self._tell(events.StageEnded(ended.name, _EXIT_CODES[word], ended.ended))
+        self.state.stages[ended.name] = word
+        self._seen[ended.name] = ended.attempt
+        self._attempt = None
+
+    def _tell(self, event: Event) -> None:
+        advance(self.state, event)
+        if self._listener:
+            self._listener(event)
+
+    def _sample_gpus(self, goes_on: bool) -> None:
+        if goes_on and time.monotonic() - self._gpus_read >= GPU_EVERY_S:
+            self._gpus_read = time.monotonic()
+            sample = gpus.sample()
+            if sample:
+                self._tell(sample)
