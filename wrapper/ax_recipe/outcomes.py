@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ax_recipe.errors import RunFailedError
+from ax_recipe.errors import MissingError, RunFailedError
 from ax_recipe.observe import events
 from ax_recipe.rundir import RunDir, write
-from ax_recipe.ship import merged
+from ax_recipe.ship import merged, modelfile
 from ax_recipe.ship.export import Wishes, export
+from ax_recipe.ship.mend import mend
+from ax_recipe.ship.ollama import Creation, Ollama, files_of
 
 Orders = dict[str, Any]
 _MADE = "made.json"
@@ -129,7 +131,7 @@ def _check_merge(run: RunDir, orders: Orders) -> Outcome:
         raise RunFailedError(f"{base} is not as it was made", "something wrote to it: remove the folder and run again")
     model = Path(orders["model"])
     trained = run.output if model != run.output else None
-    checks = merged.mend(merged.Folders(model, trained, base if base.is_dir() else None))
+    checks = mend(merged.Folders(model, trained, base if base.is_dir() else None))
     wrong = [f"{check.name}: {check.detail}" for check in checks if check.verdict == "error"]
     if wrong:
         raise RunFailedError("the merged model is not the trained one: " + "; ".join(wrong))
@@ -150,9 +152,21 @@ def _export(run: RunDir, orders: Orders) -> Outcome:
 
 
 def _deploy(run: RunDir, orders: Orders) -> Outcome:
+    """Make the model in the Ollama that answers here; a model of that name that is there already stays."""
     ship = orders["ship"]
     quantize = f" --quantize {ship['quantize']}" if ship["quantize"] else ""
-    return Outcome(f"no Ollama here. Where there is one: ollama create {ship['model']}{quantize} -f {run.modelfile}", skipped=True)
+    elsewhere = f"ollama create {ship['model']}{quantize} -f {run.modelfile}"
+    with Ollama() as server:
+        try:
+            server.require()
+        except MissingError as error:
+            return Outcome(f"{error.message}. Where Ollama runs: {elsewhere}", skipped=True)
+        taken = server.has(ship["model"])
+        name = f"{ship['model']}:{run.name.removeprefix(orders['recipe'] + '-')}" if taken else ship["model"]
+        value = modelfile.parse(run.modelfile.read_text(encoding="utf-8"))
+        source = run.path / value.source
+        server.create(Creation(name, files_of(source), fields=value.request(), quantize=ship["quantize"]))
+    return Outcome(f"ollama run {name} (to undo it: ollama rm {name})")
 
 
 def _chat(run: RunDir, orders: Orders) -> Outcome:

@@ -1,0 +1,201 @@
+"""A server with Ollama's API, as strict as the real one, that can also fail like it.
+
+It renders with our reading of Go templates, counts a word as a token, and answers every chat with ``Arr.``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from ax_recipe.ship.gotemplate import GoTemplateError, render
+
+TYPES = {"F32", "F16", "BF16", "Q8_0", "Q4_K_S", "Q4_K_M"}
+
+
+@dataclass
+class Server:
+    """What the server holds, what it was asked, and how it is to fail.
+
+    ``failure``: "late error" (a line after HTTP 200), "no success" (the stream ends), "dies" (the connection breaks
+    while creating), "dies on blob".
+    """
+
+    version: str = "0.33.0"
+    failure: str = ""
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    url: str = ""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    @property
+    def state(self) -> Server:
+        return self.server.state  # type: ignore[attr-defined, no-any-return]
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name that http.server gives it
+        pass
+
+    def _read(self) -> bytes:
+        if "Content-Length" not in self.headers:
+            raise AssertionError("a body needs a Content-Length")
+        return self.rfile.read(int(self.headers["Content-Length"]))
+
+    def _answer(self, status: int, value: object = None) -> None:
+        body = b"" if value is None else json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _lines(self, values: list[dict[str, Any]], *, cut: bool = False) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-ndjson")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for value in values:
+            line = json.dumps(value).encode() + b"\n"
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
+        if cut:
+            self.close_connection = True
+        else:
+            self.wfile.write(b"0\r\n\r\n")
+
+    def _model(self, body: dict[str, Any]) -> dict[str, Any] | None:
+        name = str(body.get("model", ""))
+        found = self.state.models.get(name) or self.state.models.get(f"{name}:latest")
+        if found is None:
+            self._answer(404, {"error": f"model '{name}' not found"})
+        return found
+
+    def do_GET(self) -> None:
+        self.state.asked.append(("GET", self.path))
+        self._answer(200, {"version": self.state.version}) if self.path == "/api/version" else self._answer(404)
+
+    def do_HEAD(self) -> None:
+        self.state.asked.append(("HEAD", self.path))
+        self._answer(200 if self.path.rpartition("/")[2] in self.state.blobs else 404)
+
+    def do_DELETE(self) -> None:
+        self.state.asked.append(("DELETE", self.path))
+        body = json.loads(self._read())
+        if self._model(body) is not None:
+            self.state.models.pop(f"{body['model']}:latest", None)
+            self.state.models.pop(body["model"], None)
+            self._answer(200)
+
+    def do_POST(self) -> None:
+        self.state.asked.append(("POST", self.path))
+        if self.path.startswith("/api/blobs/"):
+            self._blob(self.path.rpartition("/")[2])
+            return
+        body = json.loads(self._read())
+        {
+            "/api/create": self._create,
+            "/api/chat": self._chat,
+            "/api/show": self._show,
+            "/api/generate": self._generate,
+        }[self.path](body)
+
+    def _blob(self, digest: str) -> None:
+        if self.state.failure == "dies on blob":
+            self.rfile.read(10)
+            self.close_connection = True
+            self.connection.close()
+            return
+        content = self._read()
+        if digest != f"sha256:{hashlib.sha256(content).hexdigest()}":
+            self._answer(400, {"error": "digest mismatch"})
+            return
+        known = digest in self.state.blobs
+        self.state.blobs[digest] = content
+        self._answer(200 if known else 201)
+
+    def _refusal(self, body: dict[str, Any]) -> str | None:
+        files = {**body.get("files", {}), **body.get("adapters", {})}
+        if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)*(:[\w.-]+)?", str(body.get("model", ""))):
+            return "invalid model name"
+        if not body.get("files") and not body.get("from"):
+            return "neither 'from' or 'files' was specified"
+        if any(name.startswith("/") or ".." in name.split("/") for name in files):
+            return "invalid file name"
+        if any(digest not in self.state.blobs for digest in files.values()):
+            return "blob not found"
+        if body.get("quantize", "F16").upper() not in TYPES:
+            return "unsupported quantization type"
+        try:
+            render(body.get("template") or "", [{"role": "user", "content": "x"}])
+        except GoTemplateError as error:
+            return f"template error: {error}"
+        return None
+
+    def _create(self, body: dict[str, Any]) -> None:
+        refusal = self._refusal(body)
+        if refusal:
+            self._answer(400, {"error": refusal})
+            return
+        steps: list[dict[str, Any]] = [{"status": "converting model"}]
+        if "quantize" in body:
+            steps.append({"status": f"quantizing F16 model to {body['quantize']}", "completed": 5, "total": 10})
+        if self.state.failure == "late error":
+            self._lines([*steps, {"error": 'unsupported architecture "MistralForCausalLM"'}])
+        elif self.state.failure in ("no success", "dies"):
+            self._lines(steps, cut=self.state.failure == "dies")
+        else:
+            name = body["model"] if ":" in body["model"] else f"{body['model']}:latest"
+            self.state.models[name] = body
+            self._lines([*steps, {"status": "writing manifest"}, {"status": "success"}])
+
+    def _show(self, body: dict[str, Any]) -> None:
+        model = self._model(body)
+        if model is not None:
+            self._answer(200, {"template": model.get("template", ""), "parameters": model.get("parameters", {})})
+
+    def _generate(self, body: dict[str, Any]) -> None:
+        if self._model(body) is not None:
+            self._answer(200, {"model": body["model"], "done": True, "done_reason": "unload"})
+
+    def _chat(self, body: dict[str, Any]) -> None:
+        model = self._model(body)
+        if model is None:
+            return
+        messages = body["messages"]
+        if model.get("system") and messages[0]["role"] != "system":
+            messages = [{"role": "system", "content": model["system"]}, *messages]
+        prompt = render(model["template"], messages)
+        if body.get("_debug_render_only"):
+            self._answer(200, {"model": body["model"], "_debug_info": {"rendered_template": prompt}})
+            return
+        words = [{"message": {"role": "assistant", "content": text}, "done": False} for text in ("Ar", "r.")]
+        end = {"message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "stop"}
+        counts = {"prompt_eval_count": len(prompt.split()), "eval_count": 2}
+        self._lines(words if self.state.failure == "no success" else [*words, {**end, **counts}])
+
+
+@contextmanager
+def serve(**settings: Any) -> Iterator[Server]:
+    """A running server on a free port of this machine."""
+    state = Server(**settings)
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    httpd.state = state  # type: ignore[attr-defined]
+    httpd.daemon_threads = True
+    state.url = f"http://127.0.0.1:{httpd.server_address[1]}"
+    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield state
+    finally:
+        httpd.shutdown()
+        thread.join()
+        httpd.server_close()

@@ -1,0 +1,182 @@
+"""From a folder with a model and its tokenizer to a folder for Ollama: staged weights, Modelfile, checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ax_recipe.errors import MissingError, RecipeError
+from ax_recipe.ship import chat_template, mend, modelfile, stage, tokenizer, weights
+from ax_recipe.ship.chat_template import GoTemplate
+from ax_recipe.ship.files import link
+from ax_recipe.ship.merged import Check, Folders
+from ax_recipe.ship.modelfile import Modelfile, Scalar
+from ax_recipe.ship.tokenizer import TokenizerFiles, read_json
+
+MODEL = "model"
+"""The staged model's folder inside the exported one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the person wants of the model in Ollama beside what its files say.
+
+    ``jinja`` stands in for the tokenizer's chat template: a dataset's own one, or a prompter's (see ``prompter.py``).
+    ``gguf`` is a ready file to run instead of the weights. ``trained`` and ``base`` are the run's output_dir and the
+    base model's folder.
+    """
+
+    system: str | None = None
+    num_ctx: int | None = None
+    parameters: Mapping[str, Scalar] = field(default_factory=dict)
+    stops: tuple[str, ...] = ()
+    jinja: str | None = None
+    gguf: Path | None = None
+    trained: Path | None = None
+    base: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """What was exported: the Modelfile as value and as text, where it lies, and what was checked."""
+
+    template: str
+    stops: tuple[str, ...]
+    modelfile: str
+    checks: tuple[Check, ...]
+    value: Modelfile
+    file: Path
+    source: Path
+
+    def as_json(self) -> dict[str, object]:
+        """The answer of ``ax-recipe export --json``."""
+        checks = [{"name": check.name, "verdict": check.verdict, "detail": check.detail} for check in self.checks]
+        return {"template": self.template, "stops": list(self.stops), "modelfile": self.modelfile, "checks": checks}
+
+
+def export(folder: Path, out: Path, wishes: Wishes | None = None) -> Export:
+    """Write a Modelfile and a staged model for ``ollama create`` into ``out``; ``folder`` itself is not changed.
+
+    Raises :class:`MissingError` where there is no model, and :class:`RecipeError` where the chat template is missing
+    or cannot be carried over.
+    """
+    wishes = wishes or Wishes()
+    _refuse_odd(folder)
+    files = tokenizer.load(wishes.trained or folder)
+    jinja = wishes.jinja or files.chat_template
+    if not jinja:
+        raise RecipeError(
+            f"{wishes.trained or folder} has no chat template",
+            "a model trained on plain instructions needs the format of its data; a base model is not for chat",
+        )
+    add_bos, bos_check = _bos(files, jinja, spoken=wishes.jinja is None)
+    go = chat_template.derive(jinja, files.tokens, adds_bos=add_bos)
+    source, checks = _source(folder, out, wishes, add_bos=add_bos)
+    value = _modelfile(go, source.relative_to(out).as_posix(), wishes, folder)
+    text = modelfile.render(value)
+    modelfile.write(value, out / "Modelfile")
+    all_checks = (*checks, _template_check(go), bos_check, *_modelfile_checks(value, text, wishes, folder))
+    return Export(go.template, value.stops, text, all_checks, value, out / "Modelfile", source)
+
+
+def _refuse_odd(folder: Path) -> None:
+    if not folder.is_dir():
+        raise MissingError(f"{folder} is no folder")
+    if (folder / "adapter_config.json").is_file() and not weights.shards(folder):
+        raise RecipeError(f"{folder} holds an adapter, not a model", "merge it first: axolotl merge-lora")
+
+
+def _bos(files: TokenizerFiles, jinja: str, *, spoken: bool) -> tuple[bool, Check]:
+    """Whether the engine is to add the BOS, and the check that says so.
+
+    A chat is trained on what the template renders and nothing else (Axolotl encodes it without special tokens); a
+    prompter's text (not ``spoken``) on what the tokenizer adds.
+    """
+    bos = files.tokens.bos
+    if not bos:
+        return False, Check("begin of text", "ok", "the tokenizer has no BOS token")
+    if not spoken:
+        return files.adds_bos, Check(
+            "begin of text", "ok", f"{bos} is {'' if files.adds_bos else 'not '}added, as in training"
+        )
+    rendered = chat_template.renders(jinja, files.tokens, bos)
+    if rendered:
+        by = "the tokenizer adds it" if files.adds_bos else "the TEMPLATE writes it"
+        return files.adds_bos, Check("begin of text", "ok", f"{bos} once: {by}")
+    if files.adds_bos:
+        said = f"training had no {bos}, the tokenizer would add it: add_bos_token is false in the staged tokenizer"
+        return False, Check("begin of text", "mended", said)
+    return False, Check("begin of text", "ok", f"no {bos}, as in training")
+
+
+def _source(folder: Path, out: Path, wishes: Wishes, *, add_bos: bool) -> tuple[Path, tuple[Check, ...]]:
+    """What FROM names, staged, and the checks on it."""
+    out.mkdir(parents=True, exist_ok=True)
+    if wishes.gguf is not None:
+        target = out / wishes.gguf.name
+        if target.resolve() != wishes.gguf.resolve():
+            link(wishes.gguf.resolve(), target)
+        return target, (Check("weights", "ok", f"{wishes.gguf.name}, {wishes.gguf.stat().st_size / 2**20:.1f} MiB"),)
+    staged = stage.stage(folder, out / MODEL)
+    if wishes.jinja is not None and wishes.trained is None:
+        stage.put_chat_template(staged, wishes.jinja)
+    checks = mend.mend(Folders(staged, wishes.trained, wishes.base))
+    if wishes.jinja is not None:
+        stage.put_chat_template(staged, wishes.jinja)
+    stage.tell_bos(staged, add_bos=add_bos)
+    latest = {check.name: check for check in (*stage.staging_checks(folder), *checks)}
+    return staged, tuple(latest.values())
+
+
+def _modelfile(go: GoTemplate, source: str, wishes: Wishes, folder: Path) -> Modelfile:
+    parameters = dict(wishes.parameters)
+    longest = _longest(folder)
+    if wishes.num_ctx is not None:
+        parameters["num_ctx"] = wishes.num_ctx
+    elif longest is not None and longest < 4096:  # less than Ollama's smallest default
+        parameters.setdefault("num_ctx", longest)
+    if wishes.system and go.system in ("refused", "ignored"):
+        raise RecipeError(
+            "a system prompt is asked for, but the chat template has no place for it",
+            "leave it out, or train with a chat template that takes one",
+        )
+    return Modelfile(
+        f"./{source}",
+        go.template,
+        tuple(dict.fromkeys((*go.stops, *wishes.stops))),
+        wishes.system,
+        parameters,
+        notes=("The TEMPLATE renders to the same bytes as the chat template that was trained with.",),
+    )
+
+
+def _longest(folder: Path) -> int | None:
+    config = read_json(folder / "config.json")
+    text = config.get("text_config", config)
+    longest = text.get("max_position_embeddings")
+    return longest if isinstance(longest, int) else None
+
+
+def _template_check(go: GoTemplate) -> Check:
+    said = f"equal to the trained one in {go.compared} renderings"
+    if not go.warnings:
+        return Check("template", "ok", said)
+    return Check("template", "warning", "; ".join((said, *go.warnings)))
+
+
+def _modelfile_checks(value: Modelfile, text: str, wishes: Wishes, folder: Path) -> tuple[Check, ...]:
+    checks = []
+    read = modelfile.parse(text)
+    if read == replace(value, notes=()):
+        checks.append(Check("modelfile", "ok", "reads back as it was meant"))
+    else:
+        checks.append(
+            Check("modelfile", "warning", "cannot carry all of it, see its comments: deploy by `ax-recipe deploy`")
+        )
+    longest = _longest(folder)
+    if wishes.num_ctx and longest and wishes.num_ctx > longest:
+        checks.append(
+            Check("context", "warning", f"num_ctx {wishes.num_ctx} is more than the model's {longest} positions")
+        )
+    return tuple(checks)

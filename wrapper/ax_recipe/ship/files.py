@@ -1,0 +1,38 @@
+"""Replace files whole, so that no other program ever reads half of one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def copy(source: Path, target: Path) -> None:
+    """Put a copy of ``source`` in the place of ``target``, whole at once."""
+    part = target.with_name(f".{target.name}.part")
+    shutil.copyfile(source, part)
+    part.replace(target)
+
+
+def link(source: Path, target: Path) -> None:
+    """Give ``source`` the name ``target`` as well, as a hard link, or as a copy on another file system."""
+    # A symbolic link that leaves the folder is an "insecure path" to Ollama; across file systems only a copy remains.
+    target.unlink(missing_ok=True)
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file whole; other hard links to the old one keep it."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8", newline="\n")
+    part.replace(path)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace a JSON file as a whole: another program never reads half of it."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
