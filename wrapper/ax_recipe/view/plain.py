@@ -1,0 +1,79 @@
+"""The run as plain lines, for pipes, batch jobs and screen readers: now and then a line, news at once."""
+
+from __future__ import annotations
+
+from ax_recipe.observe import rules
+from ax_recipe.observe.rules import Alert
+from ax_recipe.observe.state import State
+from ax_recipe.view import figures
+
+EVERY_S = 30.0
+"""Seconds of the run's own time between two lines without news."""
+
+
+class PlainLines:
+    """Remembers what was said; ``lines`` gives what is new. Time is the events', so a replay reads the same."""
+
+    def __init__(self, every: float = EVERY_S) -> None:
+        self._every = every
+        self._said_at: float | None = None
+        self._place: tuple[str | None, str] | None = None
+        self._told: set[Alert] = set()
+        self._done: tuple[str | None, str] | None = None
+
+    def lines(self, state: State) -> list[str]:
+        """The lines to print now, most often none: alerts and changes of stage, phase or outcome come at once."""
+        out = [self._alert(state, alert) for alert in state.alerts if alert not in self._told]
+        self._told.update(state.alerts)
+        if state.status != "running":
+            return out + self._end(state)
+        self._done = None
+        place = (state.stage, state.phase)
+        if place != self._place or self._due(state):
+            out.append(line(state))
+            self._place, self._said_at = place, state.now
+        return out
+
+    def _due(self, state: State) -> bool:
+        if state.now is None or self._said_at is None:
+            return False
+        return state.now - self._said_at >= self._every
+
+    def _alert(self, state: State, alert: Alert) -> str:
+        where = f"step {alert.step:,}: " if alert.step else ""
+        return figures.clean(f"{_elapsed(state)} {alert.severity} {where}{alert.message}")
+
+    def _end(self, state: State) -> list[str]:
+        """One closing line to a stage, with the verdict on it."""
+        place = (state.stage, state.status)
+        if place == self._done:
+            return []
+        self._done = self._place = place
+        severity, verdict = rules.judge(state)
+        return [line(state), figures.clean(f"{_elapsed(state)} {severity} {verdict}")]
+
+
+def line(state: State) -> str:
+    """Where the run stands, in one line without colour; what is unknown is left out."""
+    place = f"{state.stage}: {state.phase}" if state.stage else state.phase
+    total = f"{state.total_steps:,}" if state.total_steps else "?"
+    share = f" ({state.step / state.total_steps:.0%})" if state.total_steps else ""
+    pairs = [
+        ("step", f"{state.step:,}/{total}{share}" if state.step else "-"),
+        ("epoch", figures.epochs(state.epoch, state.total_epochs)),
+        ("loss", figures.value(state.loss)),
+        ("eval", figures.value(state.eval_loss)),
+        ("grad", figures.value(state.grad_norm)),
+        ("lr", figures.rate(state.learning_rate)),
+        ("tokens/s", figures.thousands(state.tokens_per_second)),
+        ("active", figures.gib(state.active_gib)),
+        ("reserved", figures.gib(state.reserved_gib)),
+        ("ETA", figures.duration(state.eta_seconds)),
+    ]
+    words = [f"{name} {figure}" for name, figure in pairs if figure != "-"]
+    return figures.clean("  ".join([f"{_elapsed(state)} {place}", *words]))
+
+
+def _elapsed(state: State) -> str:
+    known = state.now is not None and state.started is not None
+    return figures.clock((state.now or 0.0) - (state.started or 0.0) if known else None)
