@@ -48,7 +48,7 @@ def attend(run: RunDir, *, as_json: bool = False) -> int:
         return 0
     state = run.current_state()
     if not as_json:
-        console.print(summary(run, state), markup=False, highlight=False)
+        console.print(summary(run, state), markup=False, highlight=False, soft_wrap=True)
     return EXIT_CODES[state.status]
 
 

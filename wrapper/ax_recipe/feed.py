@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from ax_recipe.observe import events, gpus
 from ax_recipe.observe.events import Event
@@ -70,7 +70,15 @@ class Feed:
         exact = {"base": self.run.base_events, "train": self.run.events}.get(record.name)
         log = self.run.log(record.name, record.attempt)
         self._attempt = _Attempt(record, Follower(log), Follower(exact) if exact else None)
+        if record.name in ("base", "train") and record.attempt == 1:
+            self._forget()
         self._tell(events.StageStarted(record.name, record.attempt, record.started))
+
+    def _forget(self) -> None:
+        """Start the figures anew: those of the base's pre-training say nothing about the fine-tuning."""
+        fresh = State(stages=self.state.stages, gpus=self.state.gpus, lines=self.state.lines)
+        for each in fields(State):
+            setattr(self.state, each.name, getattr(fresh, each.name))
 
     def _read(self, *, to_the_end: bool = False) -> None:
         """Exact events before the log: once they are there, the log's twins of them do not count."""

@@ -11,13 +11,17 @@ EVERY_S = 30.0
 """Seconds of the run's own time between two lines without news."""
 
 
+TRAINING = (None, "base", "train")
+"""The stages whose figures are a training's; a foreign log has no stage."""
+
+
 class PlainLines:
     """Remembers what was said; ``lines`` gives what is new. Time is the events', so a replay reads the same."""
 
     def __init__(self, every: float = EVERY_S) -> None:
         self._every = every
         self._said_at: float | None = None
-        self._place: tuple[str | None, str] | None = None
+        self._places: set[tuple[str | None, str]] = set()
         self._told: set[Alert] = set()
         self._done: tuple[str | None, str] | None = None
 
@@ -29,9 +33,10 @@ class PlainLines:
             return out + self._end(state)
         self._done = None
         place = (state.stage, state.phase)
-        if place != self._place or self._due(state):
+        if place not in self._places or self._due(state):
             out.append(line(state))
-            self._place, self._said_at = place, state.now
+            self._said_at = state.now
+        self._places.add(place)
         return out
 
     def _due(self, state: State) -> bool:
@@ -48,7 +53,10 @@ class PlainLines:
         place = (state.stage, state.status)
         if place == self._done:
             return []
-        self._done = self._place = place
+        self._done = place
+        self._places.clear()
+        if state.stage not in TRAINING:
+            return [line(state)]
         severity, verdict = rules.judge(state)
         return [line(state), figures.clean(f"{_elapsed(state)} {severity} {verdict}")]
 
@@ -56,6 +64,8 @@ class PlainLines:
 def line(state: State) -> str:
     """Where the run stands, in one line without colour; what is unknown is left out."""
     place = f"{state.stage}: {state.phase}" if state.stage else state.phase
+    if state.stage not in TRAINING or not state.step:
+        return figures.clean(f"{_elapsed(state)} {place}")
     total = f"{state.total_steps:,}" if state.total_steps else "?"
     share = f" ({state.step / state.total_steps:.0%})" if state.total_steps else ""
     pairs = [
@@ -66,8 +76,8 @@ def line(state: State) -> str:
         ("grad", figures.value(state.grad_norm)),
         ("lr", figures.rate(state.learning_rate)),
         ("tokens/s", figures.thousands(state.tokens_per_second)),
-        ("active", figures.gib(state.active_gib)),
-        ("reserved", figures.gib(state.reserved_gib)),
+        ("active", figures.gib(state.active_gib or None)),  # a CPU has none
+        ("reserved", figures.gib(state.reserved_gib or None)),
         ("ETA", figures.duration(state.eta_seconds)),
     ]
     words = [f"{name} {figure}" for name, figure in pairs if figure != "-"]
