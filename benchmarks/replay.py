@@ -13,7 +13,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LOG = ROOT / "tests" / "logs" / "axolotl-0.19.0-4gpu-ok.log"
 MEGABYTES = 100
-CHILD = "import sys; from pathlib import Path; from ax_recipe.observe.replay import replay; s = replay(Path(sys.argv[1]));"
+CHILD = (
+    "import sys; from pathlib import Path; from ax_recipe.observe.replay import replay; s = replay(Path(sys.argv[1]));"
+)
 CHILD += " print(s.status, s.step, s.losses.last)"
 
 
@@ -47,8 +49,12 @@ def main() -> None:
             text=True,
         )
         seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"{size:.0f} MB, {steps} steps: {seconds:.2f} s with Python's start, peak {peak:.0f} MiB -> {told.stdout}", end="")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu, peak = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+    print(
+        f"{size:.0f} MB, {steps} steps: {seconds:.2f} s ({cpu:.2f} s of one core), peak {peak:.0f} MiB: {told.stdout}",
+        end="",
+    )
 
 
 if __name__ == "__main__":

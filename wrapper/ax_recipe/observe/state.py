@@ -1,0 +1,535 @@
+"""One state of a run, folded from its events: what every view shows and ``replay --json`` prints.
+
+Two sources may tell of the same step. Our plugin's events are ``exact``; once one was seen in an attempt, what the
+log says about steps, metrics, evaluations, checkpoints and phases is left out, and the log keeps what it alone has:
+lines, warnings, tracebacks, the configuration. So feed a run's ``events.jsonl`` before its log.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any, Literal
+
+from ax_recipe.observe import rules
+from ax_recipe.observe.events import (
+    Began,
+    Completed,
+    Config,
+    Crashed,
+    Evaluation,
+    Event,
+    Gpu,
+    GpuSample,
+    Interrupted,
+    Line,
+    Metrics,
+    Parameters,
+    Phase,
+    Registered,
+    Saved,
+    StageEnded,
+    StageStarted,
+    Step,
+    Warned,
+)
+from ax_recipe.observe.rules import Alert
+from ax_recipe.observe.schedule import expected
+
+Status = Literal["running", "finished", "failed", "interrupted"]
+POINTS = 4096
+TAIL = 200
+LINE_CHARS = 2000  # of a line in the tail: a log may hold one of megabytes
+PACE_STEPS = 50
+_COUNTED = frozenset((Phase, Began, Step, Metrics, Evaluation, Saved, Completed, Parameters))
+_CURVE_NAMES = ("losses", "eval_losses", "grad_norms", "learning_rates", "actives", "throughputs")
+_NUMBERS = ("step", "epoch", "loss", "eval_loss", "first_eval_loss", "segments", "logged_step", "repeats", "checkpoint")
+_NOISE = ("ChildFailedError", "CalledProcessError", "SystemExit", "failed (exitcode:", "the log ends inside a")
+_INTERRUPTS = ("KeyboardInterrupt", "SignalException", "Signals.SIGINT", "Signals.SIGTERM")
+
+
+class Curve:
+    """A bounded line of points: beyond ``POINTS`` every bucket of neighbours is its lowest and its highest point.
+
+    A bucket with points that are not finite is its first such point instead.
+    """
+
+    __slots__ = ("_closed", "_size", "_xs", "_ys")
+
+    def __init__(self) -> None:
+        self._closed: list[tuple[float, float]] = []
+        self._xs: list[float] = []
+        self._ys: list[float] = []
+        self._size = 1
+
+    def add(self, x: float, y: float) -> None:
+        """Append a point; ``x`` may go back where a run was resumed."""
+        self._xs.append(x)
+        self._ys.append(y)
+        if len(self._xs) >= self._size:
+            self._close()
+
+    def move_last(self, x: float) -> None:
+        """Put the newest point at ``x``: its step became known only after it."""
+        if self._xs:
+            self._xs[-1] = x
+        elif self._closed:
+            self._closed[-1] = (x, self._closed[-1][1])
+
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        """All points kept, oldest first."""
+        return self._closed + list(zip(self._xs, self._ys, strict=True))
+
+    @property
+    def last(self) -> float | None:
+        """The newest value."""
+        if self._ys:
+            return self._ys[-1]
+        return self._closed[-1][1] if self._closed else None
+
+    def _close(self) -> None:
+        """End the open bucket, and halve the points when there are too many."""
+        self._closed += _extremes(self._xs, self._ys)
+        self._xs, self._ys = [], []
+        if len(self._closed) >= POINTS:
+            points, self._closed = self._closed, []
+            for start in range(0, len(points), 4):
+                xs, ys = zip(*points[start : start + 4], strict=True)
+                self._closed += _extremes(xs, ys)
+            self._size = max(4, 2 * self._size)
+
+
+def _extremes(xs: Sequence[float], ys: Sequence[float]) -> list[tuple[float, float]]:
+    if len(ys) == 1:
+        return [(xs[0], ys[0])]
+    if not math.isfinite(sum(ys)):
+        odd = [index for index, y in enumerate(ys) if not math.isfinite(y)]
+        if odd:
+            return [(xs[odd[0]], ys[odd[0]])]
+    low, high = ys.index(min(ys)), ys.index(max(ys))
+    return [(xs[index], ys[index]) for index in sorted({low, high})]
+
+
+@dataclass(slots=True)
+class State:
+    """Everything known about a run; its owner alone changes it, through ``advance``, and views only read it.
+
+    Memory is in GiB, times in Unix seconds as the events tell them, ``tokens_per_second`` is over all GPUs.
+    """
+
+    status: Status = "running"
+    phase: str = "starting"
+    stage: str | None = None
+    stages: dict[str, str] = field(default_factory=dict)
+    step: int = 0
+    total_steps: int | None = None
+    epoch: float | None = None
+    total_epochs: float | None = None
+    loss: float | None = None
+    eval_loss: float | None = None
+    first_eval_loss: float | None = None
+    grad_norm: float | None = None
+    learning_rate: float | None = None
+    active_gib: float | None = None
+    allocated_gib: float | None = None
+    reserved_gib: float | None = None
+    tokens_per_second: float | None = None
+    tokens_per_second_per_gpu: float | None = None
+    world_size: int = 1
+    started: float | None = None
+    now: float | None = None
+    losses: Curve = field(default_factory=Curve)
+    eval_losses: Curve = field(default_factory=Curve)
+    grad_norms: Curve = field(default_factory=Curve)
+    learning_rates: Curve = field(default_factory=Curve)
+    actives: Curve = field(default_factory=Curve)
+    throughputs: Curve = field(default_factory=Curve)
+    checkpoint: Saved | None = None
+    parameters: Parameters | None = None
+    config: Mapping[str, Any] | None = None
+    summary: dict[str, float] = field(default_factory=dict)
+    gpus: tuple[Gpu, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    alerts: list[Alert] = field(default_factory=list)
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL))
+    segments: int = 1
+    exact: bool = False
+    from_log: bool = False
+    failure: str | None = None
+    completed: bool = False
+    repeats: int = 0
+    paces: deque[float] = field(default_factory=lambda: deque(maxlen=PACE_STEPS))
+    trained_stage: str | None = ""
+    logged_step: int | None = None
+    failed_step: int | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+    step_time: float | None = None
+
+    @property
+    def trained(self) -> bool:
+        """Whether this stage has trained: ``replay`` has no stages, and then it is the log's only one."""
+        return self.trained_stage == self.stage
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Seconds of one step: the median of the last ``PACE_STEPS``."""
+        return median(self.paces) if self.paces else None
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds until the last step, if the pace holds."""
+        pace = self.step_seconds
+        if pace is None or self.total_steps is None or self.status != "running":
+            return None
+        return pace * max(0, self.total_steps - self.step)
+
+    @property
+    def learning_rate_expected(self) -> float | None:
+        """What the configured schedule gives for the last logged step; None for a schedule not known.
+
+        Transformers 5 logs the rate that a step used, older ones the next step's: the nearer of the two is meant.
+        """
+        rate, step = self.learning_rate, self.logged_step
+        if self.config is None or self.total_steps is None or rate is None or step is None:
+            return None
+        both = [expected(self.config, self.total_steps, position) for position in (max(0, step - 1), step)]
+        return min((due for due in both if due is not None), key=lambda due: abs(due - rate), default=None)
+
+    @property
+    def severity(self) -> str:
+        """``OK``, ``WATCH``, ``ACT`` or ``STOP``: the worst of all alerts and judgements."""
+        return rules.judge(self)[0]
+
+    @property
+    def verdict(self) -> str:
+        """One sentence on how the run does, worst news first."""
+        return rules.judge(self)[1]
+
+
+def advance(state: State, event: Event) -> None:
+    """Fold one event into ``state``."""
+    kind = type(event)
+    if kind in _COUNTED and getattr(event, "exact", False) != state.exact:
+        if not state.exact:
+            _trust(state)
+        elif kind is not Phase or state.trained:  # until the first step the log tells more phases
+            return
+    time = event.time
+    if time is not None:
+        if state.started is None:
+            state.started = state.now = time
+        elif time > (state.now or 0.0):
+            state.now = time
+    _FOLDS[kind](state, event)
+
+
+def summary(state: State) -> dict[str, Any]:
+    """What ``replay --json`` prints; not-a-number values are the strings ``"nan"``, ``"inf"``, ``"-inf"``."""
+    values = {name: _printable(getattr(state, name)) for name in _SUMMARY}
+    alerts = [
+        {"severity": alert.severity, "rule": alert.rule, "message": alert.message, "step": alert.step}
+        for alert in rules.alerts(state)
+    ]
+    return {**values, "severity": state.severity, "verdict": state.verdict, "alerts": alerts}
+
+
+_SUMMARY = (
+    "status",
+    "phase",
+    "step",
+    "total_steps",
+    "epoch",
+    "loss",
+    "eval_loss",
+    "grad_norm",
+    "learning_rate",
+    "active_gib",
+    "allocated_gib",
+    "reserved_gib",
+    "tokens_per_second",
+    "tokens_per_second_per_gpu",
+    "segments",
+    "failure",
+)
+
+
+def _printable(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _trust(state: State) -> None:
+    """From here on the plugin is the source: what the log has counted in this attempt will come again, exactly."""
+    state.exact = True
+    if state.from_log:
+        for name in _CURVE_NAMES:
+            setattr(state, name, Curve())
+        state.first_eval_loss = None
+    state.logged_step = None
+    state.step_time = None
+    state.paces.clear()
+
+
+def _registered(state: State, event: Registered) -> None:
+    _trust(state)
+    state.versions = event.versions
+
+
+def _phase(state: State, event: Phase) -> None:
+    if event.name == "finished":
+        _reached_end(state)
+        return
+    if event.name in ("importing", "preparing", "loading", "compiling", "merging"):
+        _recover(state)
+    if state.status == "running":
+        state.phase = event.name
+
+
+def _reached_end(state: State) -> None:
+    state.completed = True
+    if state.status == "running":
+        _settle(state, "finished" if _whole(state) else "interrupted")
+
+
+def _whole(state: State) -> bool:
+    """Whether all steps were done: an exit without an error is not enough, Axolotl also leaves so when interrupted."""
+    if not state.trained:
+        return True
+    if (state.config or {}).get("early_stopping_patience"):
+        return True
+    return state.total_steps is not None and state.step >= state.total_steps
+
+
+def _settle(state: State, status: Status, reason: str | None = None) -> None:
+    state.status = state.phase = status
+    state.failure = reason or state.failure
+    state.failed_step = state.step
+
+
+def _recover(state: State) -> None:
+    if state.status != "running":
+        state.status = "running"
+        state.completed = False
+
+
+def _began(state: State, event: Began) -> None:
+    state.total_steps = event.total_steps or state.total_steps
+    state.world_size = event.world_size or state.world_size
+    state.total_epochs = event.epochs or state.total_epochs
+
+
+def _claim(state: State) -> None:
+    """A stage that begins to train owns the numbers: those of an earlier stage that trained are not its own."""
+    if state.trained_stage:
+        for name in (*_CURVE_NAMES, *_NUMBERS):
+            setattr(state, name, getattr(State(), name))
+        state.paces.clear()
+    state.trained_stage = state.stage
+
+
+def _step(state: State, event: Step) -> None:
+    if not state.trained:
+        _claim(state)
+    if event.corrects:
+        for curve in (state.losses, state.grad_norms, state.learning_rates, state.actives, state.throughputs):
+            curve.move_last(event.step)
+        state.logged_step = event.step
+    if event.step < state.step and not event.corrects:
+        state.segments += 1
+        state.logged_step = None
+        state.step_time = None
+        _recover(state)
+    elif event.step > (state.failed_step or 0) and state.status == "failed":
+        _recover(state)
+    _pace(state, event)
+    state.step = event.step
+    state.total_steps = event.total_steps or state.total_steps
+    if state.status == "running":
+        state.phase = "training" if event.step else "compiling"
+
+
+def _pace(state: State, event: Step) -> None:
+    if event.seconds is not None:
+        state.paces.append(event.seconds)
+    elif event.exact and event.time is not None:
+        if state.step_time is not None and event.step > state.step:
+            state.paces.append((event.time - state.step_time) / (event.step - state.step))
+        state.step_time = event.time
+
+
+def _metrics(state: State, event: Metrics) -> None:
+    values = event.values
+    step = state.step if event.step is None else event.step
+    _remember(state, values)
+    if "loss" not in values and "grad_norm" not in values:
+        return  # a line on memory alone (Axolotl 0.11)
+    if not state.trained:
+        _claim(state)
+    if step > state.step:
+        state.step = step
+    if step == state.logged_step:
+        state.repeats += 1
+    else:
+        state.logged_step = step
+        state.from_log = not event.exact
+        _draw(state, step, values)
+    rules.count(state)
+
+
+def _remember(state: State, values: Mapping[str, float]) -> None:
+    get = values.get
+    state.loss = get("loss", state.loss)
+    state.grad_norm = get("grad_norm", state.grad_norm)
+    state.learning_rate = get("learning_rate", state.learning_rate)
+    state.epoch = get("epoch", state.epoch)
+    state.active_gib = get("active_gib", state.active_gib)
+    state.allocated_gib = get("allocated_gib", state.allocated_gib)
+    state.reserved_gib = get("reserved_gib", state.reserved_gib)
+    _tokens(state, values)
+
+
+def _draw(state: State, step: int, values: Mapping[str, float]) -> None:
+    if "loss" in values:
+        state.losses.add(step, values["loss"])
+    if "grad_norm" in values:
+        state.grad_norms.add(step, values["grad_norm"])
+    if "learning_rate" in values:
+        state.learning_rates.add(step, values["learning_rate"])
+    if "active_gib" in values:
+        state.actives.add(step, values["active_gib"])
+    if state.tokens_per_second is not None:
+        state.throughputs.add(step, state.tokens_per_second)
+
+
+def _tokens(state: State, values: Mapping[str, float]) -> None:
+    """Axolotl tells trainable tokens a second of one GPU; the mean over all ranks since the start is second best."""
+    per_gpu = values.get("tokens_per_second_per_gpu")
+    if per_gpu is not None:
+        state.tokens_per_second_per_gpu = per_gpu
+        state.tokens_per_second = per_gpu * state.world_size
+    elif state.tokens_per_second_per_gpu is None and "tokens_per_second_mean" in values:
+        state.tokens_per_second = values["tokens_per_second_mean"]
+
+
+def _evaluation(state: State, event: Evaluation) -> None:
+    step = state.step if event.step is None else event.step
+    state.epoch = event.values.get("epoch", state.epoch)
+    loss = event.values.get("eval_loss")
+    if loss is not None:
+        state.eval_loss = loss
+        state.eval_losses.add(step, loss)
+        if state.first_eval_loss is None:
+            state.first_eval_loss = loss
+    elif "eval_runtime" in event.values and not any(name.endswith("_loss") for name in event.values):
+        rules.note(state, "no_eval_loss")
+
+
+def _saved(state: State, event: Saved) -> None:
+    state.checkpoint = event
+
+
+def _completed(state: State, event: Completed) -> None:
+    state.completed = True
+    state.summary.update(event.values)
+    state.epoch = event.values.get("epoch", state.epoch)
+
+
+def _config(state: State, event: Config) -> None:
+    state.config = event.values
+    if not state.exact:
+        _recover(state)
+
+
+def _parameters(state: State, event: Parameters) -> None:
+    state.parameters = event
+
+
+def _warned(state: State, event: Warned) -> None:
+    state.lines.append(f"{event.level} {event.text[:LINE_CHARS]}")
+    rules.read(state, event.text)
+
+
+def _crashed(state: State, event: Crashed) -> None:
+    state.lines.append(event.text[:LINE_CHARS])
+    if state.status == "interrupted":
+        return
+    if state.status == "finished":
+        rules.note(state, "crashed_late")
+        return
+    if any(word in event.text for word in _INTERRUPTS):
+        if state.status == "running":
+            _settle(state, "interrupted", event.text)
+        return
+    rules.read(state, event.text)
+    noise = any(word in event.text for word in _NOISE)
+    _settle(state, "failed", state.failure if noise and state.failure else event.text[:LINE_CHARS])
+
+
+def _interrupted(state: State, event: Interrupted) -> None:
+    if state.status == "running":
+        _settle(state, "interrupted", event.reason)
+
+
+def _stage_started(state: State, event: StageStarted) -> None:
+    state.stage = event.stage
+    state.stages[event.stage] = "running"
+    state.exact = state.from_log = False
+    state.failure = None
+    state.completed = False
+    state.status = "running"
+    state.phase = "starting"
+
+
+def _stage_ended(state: State, event: StageEnded) -> None:
+    end(state, event.exit_code)
+    state.stages[event.stage] = {"finished": "done"}.get(state.status, state.status)
+
+
+def end(state: State, exit_code: int | None) -> None:
+    """The process is gone: decide what its log left open. ``exit_code`` is None where nobody knows it.
+
+    Success is the last step, not the code; a code that is not 0 after the model was saved stays a success.
+    """
+    if state.status != "running":
+        return
+    if state.completed and _whole(state):
+        _settle(state, "finished")
+    elif exit_code in (130, 143, -2, -15):
+        _settle(state, "interrupted", f"stopped by a signal (exit code {exit_code})")
+    elif exit_code:
+        _settle(state, "failed", f"the process ended with code {exit_code}")
+    elif exit_code == 0:
+        early = not _whole(state)
+        _settle(state, "interrupted" if early else "finished", "it left before its last step" if early else None)
+
+
+def _gpu_sample(state: State, event: GpuSample) -> None:
+    state.gpus = event.gpus
+
+
+def _line(state: State, event: Line) -> None:
+    state.lines.append(event.text[:LINE_CHARS])
+
+
+_FOLDS: dict[type[Any], Any] = {
+    Phase: _phase,
+    Registered: _registered,
+    Began: _began,
+    Step: _step,
+    Metrics: _metrics,
+    Evaluation: _evaluation,
+    Saved: _saved,
+    Completed: _completed,
+    Config: _config,
+    Parameters: _parameters,
+    Warned: _warned,
+    Crashed: _crashed,
+    Interrupted: _interrupted,
+    StageStarted: _stage_started,
+    StageEnded: _stage_ended,
+    GpuSample: _gpu_sample,
+    Line: _line,
+}
