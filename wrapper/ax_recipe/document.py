@@ -70,7 +70,8 @@ def parse(text: str | bytes, file: str | None = None) -> Document:
     builder = _Builder(file, text)
     value = builder.build(nodes[0], ())
     if not isinstance(value, dict):
-        raise _refused(file, 1, f"the top level is a {type(value).__name__}", "Write `key: value` lines.")
+        name = {list: "a list", str: "text", type(None): "nothing"}.get(type(value), type(value).__name__)
+        raise _refused(file, 1, f"the top level is {name}", "Write `key: value` lines.")
     return Document(value, builder.lines, file, tuple(builder.problems))
 
 
@@ -180,6 +181,9 @@ def _broken(error: Exception, file: str | None, text: str, node: yaml.Node | Non
         return _refused(file, None, f"not valid YAML: {what}", _FIX)
     lines = text.splitlines()[mark.line : mark.line + 1]
     tab = any("\t" in line[: mark.column + 1] for line in lines)
+    begins = getattr(error, "context_mark", None)
+    if begins and begins.line != mark.line:
+        what += f", for what begins in line {begins.line + 1}"
     fix = "Indent with spaces: YAML allows no tabs there." if tab else _FIX
     return _refused(file, mark.line + 1, f"not valid YAML: {what} (column {mark.column + 1})", fix)
 

@@ -135,10 +135,10 @@ class _Walk:
         self.root = root
         self.top = top
         self.shipped: Sequence[str] = root.get("x-plugins", ())
-        listed = top.get("plugins")
-        names = [each for each in listed if isinstance(each, str)] if isinstance(listed, list) else []
-        self.listed = [self._full(each) for each in names]
-        self.foreign = [each for each in self.listed if each not in self.shipped and each not in known_plugins]
+        plugins = top.get("plugins")
+        items = plugins if isinstance(plugins, list) else ()
+        self.listed = [self._full(each) if isinstance(each, str) else "" for each in items]
+        self.foreign = [each for each in self.listed if each and each not in (*self.shipped, *known_plugins)]
 
     def _full(self, plugin: str) -> str:
         """Axolotl also finds its own plugins without ``axolotl.integrations.`` (integrations/base.py, 0.19)."""
@@ -277,8 +277,15 @@ class _Walk:
             return f"`{key}` belongs at the top level: check the indentation."
         if near := _nearest(plain, here):
             return _mean(near)
+        return self.home(key, path)
+
+    def home(self, key: str, path: Keys) -> str | None:
+        """Name the block of the top level that takes ``key``."""
         homes = [name for name, each in self.root.get("$defs", {}).items() if key in each.get("properties", ())]
-        return f"`{key}` is a key of {homes[0]}, not of this block." if homes else None
+        for block, each in self.root.get("properties", {}).items():
+            if block != path[0] and any(f"#/$defs/{name}'" in str(each) for name in homes):
+                return f"`{key}` belongs inside `{block}:`."
+        return None
 
 
 def _follow(value: Any, path: Keys) -> Any:
@@ -386,7 +393,7 @@ def _wrong(value: Any, schemas: Sequence[Json], path: Keys) -> _Finding:
     fix = None
     if value is None:
         fix = "Give a value, or remove the line."
-    elif "text" in kinds and not isinstance(value, (list, dict)):
+    elif "text" in kinds and isinstance(value, (bool, int, float)):
         fix = f'Put it in quotes: "{value}".'
     elif "a list" in expected and not isinstance(value, dict):
         fix = f"Write `- {value}` on a line of its own."
@@ -396,7 +403,7 @@ def _wrong(value: Any, schemas: Sequence[Json], path: Keys) -> _Finding:
 def _kind(schema: Json) -> str:
     if "enum" in schema or "const" in schema:
         return _listed(schema.get("enum") or [schema["const"]])
-    return _NAMES.get(schema.get("type", ""), "another kind of value")
+    return _NAMES.get("number" if schema.get("x-numeric") else schema.get("type", ""), "another kind of value")
 
 
 def _of(schema: Json) -> str:

@@ -49,15 +49,19 @@ REMOVED = (
     "unsloth_rms_norm",
     "unsloth_rope",
 )
-SAMPLES: dict[str, Any] = {
-    "boolean": True,
-    "integer": 1,
-    "number": 1.0,
-    "string": "x",
-    "array": ["x"],
-    "object": {},
+SAMPLES: dict[str, list[Any]] = {
+    "boolean": [True],
+    "integer": [1, 2],
+    "number": [1.0],
+    "string": ["x"],
+    "array": [["x"]],
+    "object": [{}],
 }
+# The shortest config that every version takes (0.18 wants the batch).
+PLAIN = {"base_model": "x", "learning_rate": 1e-4, "datasets": [{"path": "x", "type": "alpaca"}]}
+PLAIN |= {"micro_batch_size": 1, "gradient_accumulation_steps": 1}
 REFUSED = "refused: "
+ONE_OF = re.compile(r"one of:? (\[.*?\])")
 COMPLAINT = re.compile(r"deprecat|no longer|removed|superseded|not recommended", re.IGNORECASE)
 # `validate_config` reads datasets as one of these before pydantic sees them (utils/config/__init__.py, 0.19).
 DATASET_OF_RL = {"dpo": "DPODataset", "ipo": "DPODataset", "simpo": "DPODataset", "kto": "KTODataset"}
@@ -118,6 +122,10 @@ def model_schema(model: type[Any]) -> Json:
             except PydanticSerializationError:
                 return str(dft)
 
+        def dict_schema(self, schema: Any) -> Json:
+            keys = self.generate_inner(schema["keys_schema"]) if "keys_schema" in schema else {}
+            return {**super().dict_schema(schema), **({"propertyNames": keys} if keys else {})}
+
         def model_schema(self, schema: Any) -> Json:
             return with_aliases(super().model_schema(schema), schema["cls"])
 
@@ -166,8 +174,21 @@ def add_plugins(schema: Json) -> None:
     for path, model in unimportable_plugins():
         paths.append(path)
         merge_arguments(schema, path, model)
+    always_on(schema)
     schema["x-plugins"] = sorted(paths)
     string_branch(schema["properties"]["adapter"])["x-values"] = sorted(adapters)
+
+
+def always_on(schema: Json) -> None:
+    """Free the keys of plugins that Axolotl (from 0.20) registers by itself, and allow its ``module:class`` form."""
+    from axolotl.integrations import base
+
+    always = set(getattr(base, "BUILTIN_PLUGINS", ()))
+    for value in schema["properties"].values():
+        if not always.isdisjoint(value.get("x-plugins", ())):
+            del value["x-plugins"]
+    if hasattr(base, "normalize_plugin_name"):
+        schema["x-plugin-colon"] = True
 
 
 def integration_modules() -> Iterator[ModuleType]:
@@ -243,11 +264,11 @@ def string_branch(schema: Json) -> Json:
 
 def add_values(schema: Json) -> None:
     """Name what Axolotl keeps as plain strings and looks up long after the model is loaded."""
-    from axolotl.utils.schemas import enums
+    from axolotl.utils.schemas.enums import CustomSupportedOptimizers
     from transformers.trainer_utils import SchedulerType
     from transformers.training_args import OptimizerNames
 
-    own = [member.value for member in enums.CustomSupportedOptimizers]
+    own = [member.value for member in CustomSupportedOptimizers]
     optimizers = sorted({*own, *(member.value for member in OptimizerNames)})
     # one_cycle and rex are Axolotl's own (core/builders/base.py).
     schedulers = sorted({"one_cycle", "rex", *(member.value for member in SchedulerType)})
@@ -255,8 +276,16 @@ def add_values(schema: Json) -> None:
     string_branch(properties["optimizer"])["x-values"] = optimizers
     string_branch(properties["lr_scheduler"])["x-values"] = schedulers
     add_chat_templates(schema)
-    if backends := getattr(enums, "CANONICAL_ATTN_IMPLS", None):
-        string_branch(properties["attn_implementation"]).update({"x-values": sorted(backends), "x-open": "/"})
+    for key, value in properties.items():
+        listed = ONE_OF.search(said(key, "no such value") or "") if has_plain_text(value) else None
+        if listed:
+            string_branch(value)["x-values"] = sorted(json.loads(listed[1].replace("'", '"')))
+    string_branch(properties["attn_implementation"])["x-open"] = "/"  # a kernel of the hub
+
+
+def has_plain_text(schema: Json) -> bool:
+    """Tell whether any text is taken as far as the schema goes."""
+    return {"type": "string"} in (schema, *schema.get("anyOf", ()))
 
 
 def add_chat_templates(schema: Json) -> None:
@@ -266,9 +295,7 @@ def add_chat_templates(schema: Json) -> None:
     names = sorted({*schema["$defs"]["ChatTemplate"]["enum"], *base._CHAT_TEMPLATES})
     known = {"x-values": names, "x-open": f"^tokenizer_default_fallback_({'|'.join(base._CHAT_TEMPLATES)})$"}
     for properties in (schema["properties"], schema["$defs"]["SFTDataset"]["properties"]):
-        branch = string_branch(properties["chat_template"])
-        branch.pop("pattern", None)
-        branch.update(known)
+        string_branch(properties["chat_template"]).update(known)
 
 
 def add_numeric(schema: Json) -> None:
@@ -306,17 +333,17 @@ def old(answers: list[str]) -> tuple[str, str]:
 
 
 def samples(schema: Json) -> list[Any]:
-    """Make up a value for each typed branch of the schema; some text where there is none."""
+    """Make up values for each typed branch of the schema; some text where there is none."""
     branches = (schema, *schema.get("anyOf", ()))
     typed = [branch for branch in branches if branch.get("type") in SAMPLES]
-    return [branch.get("enum", [SAMPLES[branch["type"]]])[0] for branch in typed] or ["x"]
+    return [value for branch in typed for value in branch.get("enum", SAMPLES[branch["type"]])] or ["x"]
 
 
 def said(key: str, value: Any) -> str | None:
     """Hear what Axolotl logs, or raises (then REFUSED goes before it), about ``key``: the shortest line with it."""
     from axolotl.utils.schemas.config import AxolotlInputConfig
 
-    config = {"base_model": "x", "learning_rate": 1e-4, "datasets": [{"path": "x", "type": "alpaca"}], key: value}
+    config = {**PLAIN, key: value}
     records: list[str] = []
     with listening(records):
         try:
