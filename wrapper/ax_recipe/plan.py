@@ -125,7 +125,7 @@ def _pretraining(recipe: Recipe, folder: Path, prepared_dir: str, base_dir: str)
     keys.put("dataset_prepared_path", prepared_dir, Origin("run"))
     # On the CPU everywhere: the same text gives the same few million weights, whatever the machine.
     _put_training(keys, recipe, scratch.train, CPU, ("base", "train"))
-    _put_logging(keys, scratch.train)
+    _put_logging(keys, scratch.train, checkpoints=False)
     keys.put("output_dir", base_dir, Origin("run"))
     keys.overrule(scratch.axolotl, ("base", "axolotl"))
     return keys.config()
@@ -148,6 +148,9 @@ def _put_data(keys: _Keys, recipe: Recipe, folder: Path, prepared_dir: str) -> N
         keys.put("test_datasets", rows, Origin("recipe", "", ("held_out",)))
     else:
         keys.put("val_set_size", recipe.val_set_size, _from(recipe, "val_set_size"))
+    if recipe.train.sample_packing:
+        # Axolotl packs what it evaluates too; a set that fills too few packs gives no loss at all.
+        keys.put("eval_sample_packing", False, Origin("default", "held-out rows are scored one by one, however few"))
     keys.put("dataset_prepared_path", prepared_dir, Origin("run"))
 
 
@@ -242,7 +245,7 @@ def _put_speed(keys: _Keys, recipe: Recipe, hardware: Hardware) -> None:
         keys.put(name, True, fused)
 
 
-def _put_logging(keys: _Keys, train: Train) -> None:
+def _put_logging(keys: _Keys, train: Train, *, checkpoints: bool = True) -> None:
     def given_or_default(value: Any) -> Origin:
         return Origin("default" if value is None else "recipe")
 
@@ -250,6 +253,9 @@ def _put_logging(keys: _Keys, train: Train) -> None:
     keys.put("include_tkps", True, Origin("default", "tokens per second in the log"))
     if "val_set_size" in keys.values or "test_datasets" in keys.values:
         keys.put("evals_per_epoch", train.evals_per_epoch or 1, given_or_default(train.evals_per_epoch))
+    if not checkpoints:
+        keys.put("save_strategy", "no", Origin("default", "a base this small is made anew, not resumed"))
+        return
     keys.put("saves_per_epoch", train.saves_per_epoch or 1, given_or_default(train.saves_per_epoch))
     keys.put("save_total_limit", 2, Origin("default", "the newest checkpoint, and one in case it is torn"))
 

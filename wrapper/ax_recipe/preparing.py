@@ -80,7 +80,7 @@ def base_folder(recipe: Recipe, axolotl: Axolotl | None) -> Path:
     if not isinstance(recipe.base, Scratch):
         return Path()
     folder = recipe.file.resolve().parent
-    texts = [Path(recipes.resolve(str(row["path"]), folder)) for row in recipe.base.data]
+    texts = [Path(recipes.resolve(str(row["path"]), folder)) for row in (*recipe.base.data, *recipe.data)]
     content = {
         "base": asdict(recipe.base),
         "texts": [hashlib.sha256(path.read_bytes()).hexdigest() for path in texts if path.is_file()],

@@ -53,7 +53,10 @@ class Stage:
 
 def make(plan: Plan, run: RunDir, axolotl: Axolotl) -> tuple[Stage, ...]:
     """All the stages of ``plan`` in ``run``, with the exact programs and what is added to their environment."""
-    environment = _environment(plan, run)
+    quiet = _environment(plan)
+    # One process on one GPU: given several, it spreads the model over them, which Axolotl's LoRA kernels do not bear.
+    alone = quiet | {"CUDA_VISIBLE_DEVICES": _devices(min(1, plan.hardware.count))}
+    training = quiet | {"AX_RECIPE_EVENTS": str(run.events), "AX_RECIPE_STOP": str(run.stop_file)}
     command, yaml = str(axolotl.command), str(run.axolotl_yaml)
     full = plan.recipe.method == "full"
     trained = ("--base-model", str(run.output)) if full else ("--lora-model-dir", str(run.output))
@@ -63,19 +66,19 @@ def make(plan: Plan, run: RunDir, axolotl: Axolotl) -> tuple[Stage, ...]:
     python = str(axolotl.python)
     return (
         _base_stage(plan, run, axolotl),
-        Stage("preprocess", ((command, "preprocess", yaml),), environment, prepared_by_train),
-        Stage("train", ((command, "train", yaml, *launch),), environment),
+        Stage("preprocess", ((command, "preprocess", yaml),), quiet, prepared_by_train),
+        Stage("train", ((command, "train", yaml, *launch),), training),
         # axolotl evaluate scores the untrained base unless it is told where the adapter is.
         Stage(
             "evaluate",
             ((command, "evaluate", yaml, "--launcher", "python", *trained),),
-            environment,
+            alone | {"AX_RECIPE_HELD_OUT_ONLY": "1"},
             "" if evaluates else "the recipe keeps no rows for it: set held_out or val_set_size",
         ),
         Stage(
             "merge",
             ((command, "merge-lora", yaml, "--lora-model-dir", str(run.output)),),
-            environment,
+            alone,
             "a full fine-tune is whole already" if full else "",
         ),
         Stage("check-merge"),
@@ -84,7 +87,7 @@ def make(plan: Plan, run: RunDir, axolotl: Axolotl) -> tuple[Stage, ...]:
         Stage(
             "chat",
             ((python, str(assets.probe("answer.py")), str(run.orders)),),
-            environment,
+            alone,
             "" if plan.recipe.checks else "the recipe has no checks",
         ),
     )
@@ -96,7 +99,7 @@ def _base_stage(plan: Plan, run: RunDir, axolotl: Axolotl) -> Stage:
     build = (str(axolotl.python), str(assets.probe("tiny_base.py")), str(run.orders))
     train = (str(axolotl.command), "train", str(run.base_yaml), "--launcher", "python")
     # Its events are told from the fine-tuning's by their file.
-    environment = _environment(plan, run) | {"AX_RECIPE_EVENTS": str(run.base_events), "CUDA_VISIBLE_DEVICES": ""}
+    environment = _environment(plan) | {"AX_RECIPE_EVENTS": str(run.base_events), "CUDA_VISIBLE_DEVICES": ""}
     return Stage("base", (build, train), environment)
 
 
@@ -107,15 +110,15 @@ def _launcher(gpus: int) -> tuple[str, ...]:
     return ("--launcher", "python")
 
 
-def _environment(plan: Plan, run: RunDir) -> dict[str, str]:
+def _environment(plan: Plan) -> dict[str, str]:
     environment = {
         **QUIET,
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": path_with(str(assets.probe(PLUGIN_FOLDER))),
-        "AX_RECIPE_EVENTS": str(run.events),
-        "AX_RECIPE_STOP": str(run.stop_file),
         "CUDA_VISIBLE_DEVICES": _devices(plan.hardware.count),
     }
+    if not plan.hardware.count:
+        environment["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that spin while they wait cost tenfold on a busy machine
     if _needs_no_hub(plan):
         environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     return environment
@@ -152,7 +155,7 @@ def orders(plan: Plan, run: RunDir, axolotl: Axolotl, base_dir: Path, stages: tu
         "base": str(base_dir) if scratch else plan.train.values["base_model"],
         "scratch": {"vocab_size": scratch.vocab_size, "model": dict(scratch.model)} if scratch else None,
         "chat_template": plan.train.values.get("chat_template"),
-        "data": plan.base.values["datasets"] if plan.base else None,
+        "texts": [*plan.base.values["datasets"], *plan.train.values["datasets"]] if plan.base else [],
         "output": str(run.output),
         "model": str(run.output if recipe.method == "full" else run.output / "merged"),
         "targets": {"loss": recipe.targets.loss},

@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 # Llama 3's, for its chat template; the order gives their ids.
 BEGIN, PAD, END = "<|begin_of_text|>", "<|finetune_right_pad_id|>", "<|eot_id|>"
+# Words, digits, punctuation with its line ends, line ends, spaces. An empty line is one token wherever it stands, so
+# that the prompt of a question ends in the very tokens that training showed.
+WORDS = Regex(r"'[a-z]+| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 SPECIAL = [BEGIN, "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", END, PAD]
 
 
@@ -22,7 +25,7 @@ def texts(data: list[dict[str, Any]]) -> Iterator[str]:
     for source in data:
         for line in Path(source["path"]).read_text(encoding="utf-8").splitlines():
             for message in json.loads(line)["messages"]:
-                yield message["role"]
+                yield message["role"] + "\n\n"
                 yield message["content"]
 
 
@@ -32,7 +35,9 @@ def main() -> None:
     folder = Path(plan["base"]) / "untrained"
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    split = pre_tokenizers.Split(WORDS, "isolated")
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, as_bytes])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=plan["scratch"]["vocab_size"],
@@ -40,7 +45,7 @@ def main() -> None:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts(plan["data"]), trainer)
+    tokenizer.train_from_iterator(texts(plan["texts"]), trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
     tokens = {"bos_token": BEGIN, "eos_token": END, "pad_token": PAD}
     ids = {f"{name}_id": SPECIAL.index(token) for name, token in tokens.items()}
