@@ -54,6 +54,7 @@ class FineTuningStep:
         self.stage = ""
 
     def __call__(self, line: str) -> bool:
+        """Whether ``line`` is that event."""
         event = json.loads(line) if line.startswith("{") else {}
         if event.get("event") == "stage_started":
             self.stage = event["stage"]
@@ -79,7 +80,9 @@ def main() -> None:
             argv = [str(BIN / "axolotl"), "train", str(bare_yaml)]
             bare.append(seconds_to(argv, lambda line: "'loss'" in line, environment))
     for name, values in (("ax-recipe run", ours), ("axolotl train", bare)):
-        print(f"{name:<14}{statistics.median(values):6.1f} s to the first step  ({min(values):.1f} to {max(values):.1f})")
+        print(
+            f"{name:<14}{statistics.median(values):6.1f} s to the first step  ({min(values):.1f} to {max(values):.1f})"
+        )
     print(f"ratio         {statistics.median(ours) / statistics.median(bare):6.2f}")
 
 

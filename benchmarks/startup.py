@@ -1,6 +1,6 @@
 """How much CPU time the commands cost that must feel instant, in one table of medians.
 
-    python benchmarks/startup.py [REPEATS]
+python benchmarks/startup.py [REPEATS]
 """
 
 from __future__ import annotations

@@ -17,12 +17,13 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "wrapper"))
 
+from rich.console import Console  # noqa: E402 - the package may not be installed
+from rich.terminal_theme import TerminalTheme  # noqa: E402
+
 from ax_recipe.observe.events import Event, from_json  # noqa: E402
 from ax_recipe.observe.log import LogReader  # noqa: E402
 from ax_recipe.observe.state import State, advance  # noqa: E402
 from ax_recipe.view.dashboard import view  # noqa: E402
-from rich.console import Console  # noqa: E402 - the package may not be installed
-from rich.terminal_theme import TerminalTheme  # noqa: E402
 
 RECORDED = HERE.parent / "tests" / "logs" / "axolotl-0.19.0-4gpu-ok.log"
 _GREYS = [(0, 0, 0), (205, 49, 49), (13, 188, 121), (229, 229, 16), (36, 114, 200), (188, 63, 188), (17, 168, 205)]

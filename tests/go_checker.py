@@ -11,6 +11,7 @@ from pathlib import Path
 from shutil import which
 
 import pytest
+
 from ax_recipe.ship.gotemplate import Message
 
 _SOURCE = Path(__file__).parent / "go"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ax_recipe import assets
 from ax_recipe.schema import check
 

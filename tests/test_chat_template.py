@@ -6,8 +6,11 @@ import json
 import subprocess
 from pathlib import Path
 
-import go_checker
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import go_checker
 from ax_recipe.errors import RecipeError
 from ax_recipe.ship import conversations, prompter
 from ax_recipe.ship.chat_template import SpecialTokens, derive
@@ -15,8 +18,6 @@ from ax_recipe.ship.gotemplate import Program
 from ax_recipe.ship.hf_jinja import HfTemplate, RefusedError
 from ax_recipe.ship.modelfile import obstacle
 from conftest import installed_axolotl
-from hypothesis import given
-from hypothesis import strategies as st
 
 FOLDER = Path(__file__).parent / "chat_templates"
 TOKENS = SpecialTokens("<s>", "</s>", ("<s>", "</s>", "<|turn|>", "<|close|>", "<|head|>", "<|body|>", "[ASK]"))

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import Invoke
 
 from ax_recipe import stages
 from ax_recipe.cli import STAGES, main
+from conftest import Invoke
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -83,7 +83,11 @@ def mistakes(folder: Path) -> dict[str, tuple[str, int, list[str]]]:
             2,
             ["in-plugin.yaml:5", "liger_rope"],
         ),
-        "type": (f"base: ./base\n{data}axolotl: {{micro_batch_size: two}}\n", 2, ["type.yaml:3", "whole number", "two"]),
+        "type": (
+            f"base: ./base\n{data}axolotl: {{micro_batch_size: two}}\n",
+            2,
+            ["type.yaml:3", "whole number", "two"],
+        ),
         "value": (f"base: ./base\n{data}chat_template: lama3\n", 2, ["value.yaml:3", "llama3"]),
         "optimizer": (f"base: ./base\n{data}train: {{optimizer: adamw_8bits}}\n", 2, ["optimizer.yaml:3", "adamw_"]),
     }

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
-from ax_recipe.view.curve import Chart, bounds, draw, finite, smooth, spark, thin, ticks
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
+
+from ax_recipe.view.curve import Chart, bounds, draw, finite, smooth, spark, thin, ticks
 
 nan, inf = math.nan, math.inf
 FALL = [(float(step), 3.0 - step / 50) for step in range(101)]

@@ -8,16 +8,17 @@ import runpy
 from collections.abc import Callable
 from pathlib import Path
 
-import histories
 import pytest
-from ax_recipe.observe.events import Crashed, Evaluation, Event, Gpu, GpuSample, Line, Metrics, Step, Warned
-from ax_recipe.observe.state import State, advance
-from ax_recipe.view.dashboard import fits, view
-from ax_recipe.view.screen import help_view, log_view
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
+
+import histories
+from ax_recipe.observe.events import Crashed, Evaluation, Event, Gpu, GpuSample, Line, Metrics, Step, Warned
+from ax_recipe.observe.state import State, advance
+from ax_recipe.view.dashboard import fits, view
+from ax_recipe.view.screen import help_view, log_view
 
 EXPECTED = Path(__file__).parent / "expected"
 CASES: dict[str, Callable[[], State]] = {

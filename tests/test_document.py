@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
-from ax_recipe.document import MAX_BYTES, Document, dotted, parse, read
-from ax_recipe.errors import AxRecipeError, MissingError, Problem, ProblemsError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from ax_recipe.document import MAX_BYTES, Document, dotted, parse, read
+from ax_recipe.errors import AxRecipeError, MissingError, Problem, ProblemsError
 
 CONFIG = """\
 base_model: x   # a comment

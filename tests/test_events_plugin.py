@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from ax_recipe import assets
 from ax_recipe.observe import events
 from ax_recipe.observe.events import Began, Evaluation, Event, Interrupted, Metrics, Registered, Saved, Step

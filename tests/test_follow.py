@@ -7,9 +7,10 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-from ax_recipe.observe.follow import CHUNK, LINE_LIMIT, Follower, Splitter, lines
 from hypothesis import given
 from hypothesis import strategies as st
+
+from ax_recipe.observe.follow import CHUNK, LINE_LIMIT, Follower, Splitter, lines
 
 ALPHABET = st.sampled_from(
     [b"\r", b"\n", b"\r\n", b"a", b" 8%|", "█".encode(), b"\xff", b"\xe2\x96", b" ", b"{'loss': 1}"]

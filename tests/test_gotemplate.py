@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import go_checker
 import pytest
-from ax_recipe.ship.gotemplate import GoTemplateError, collate, quote, render
 from hypothesis import given
 from hypothesis import strategies as st
+
+import go_checker
+from ax_recipe.ship.gotemplate import GoTemplateError, collate, quote, render
 
 CONVERSATION = [
     {"role": "system", "content": "Be short."},

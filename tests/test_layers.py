@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from conftest import ROOT
 
 PACKAGE = ROOT / "wrapper" / "ax_recipe"
@@ -14,9 +15,9 @@ MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if "probes" not in pat
 PROBES = sorted((PACKAGE / "probes").rglob("*.py"))
 # From the recipe to the view, each may import those before it and none after.
 PIPE = (
-    "errors", "assets", "document", "schema", "recipe", "hardware", "process", "axolotl", "plan", "render", "rundir",
-    "stages", "preparing", "observe", "ship", "outcomes", "runner", "view", "feed", "attend", "doctor", "talk", "cli",
-    "__main__",
+    "errors", "assets", "document", "schema", "recipe", "hardware", "process", "axolotl", "plan", "render",
+    "rundir", "stages", "preparing", "architecture", "settings", "memory", "timing", "forecast", "observe",
+    "ship", "outcomes", "runner", "view", "feed", "attend", "doctor", "talk", "cli", "__main__",
 )  # fmt: skip
 TRAINER = {"axolotl", "torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes"}
 

@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from ax_recipe.observe.events import (
     Completed,
     Config,
@@ -25,8 +28,6 @@ from ax_recipe.observe.events import (
 )
 from ax_recipe.observe.follow import Splitter
 from ax_recipe.observe.log import LogReader, parse
-from hypothesis import given
-from hypothesis import strategies as st
 
 LOGS = Path(__file__).parent / "logs"
 BAR = "  8%|▊         | 1/12 [00:03<00:42,  3.90s/it]"

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from ax_recipe import assets
 from ax_recipe.errors import RunFailedError
 from ax_recipe.ship import stage, tokenizer, weights

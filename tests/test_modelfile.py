@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from ax_recipe.errors import RecipeError
 from ax_recipe.ship.modelfile import (
     Command,
@@ -19,8 +22,6 @@ from ax_recipe.ship.modelfile import (
     render,
     write,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 TEMPLATE = "{{ range $i, $_ := .Messages }}{{ .Content }}<|close|>\n{{ end }}"
 WHOLE = Modelfile(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from ax_recipe.errors import MissingError, RecipeError, RunFailedError
 from ax_recipe.ship.export import Wishes, export
 from ax_recipe.ship.ollama import Creation, Ollama, Progress, address, files_of, model_name

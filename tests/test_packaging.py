@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -65,10 +66,18 @@ def test_the_wheel_holds_all_it_needs_and_works_from_anywhere(tmp_path: Path) ->
 
     environment = tmp_path / "clean"
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-    install = [environment / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(wheel)]
+    install = [
+        str(environment / "bin/python"),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        str(wheel),
+    ]
     subprocess.run(install, check=True, capture_output=True)
     shown = subprocess.run(
-        [environment / "bin/ax-recipe", "render", "pirate"], cwd="/", check=True, capture_output=True, text=True
+        [str(environment / "bin/ax-recipe"), "render", "pirate"], cwd="/", check=True, capture_output=True, text=True
     )
     assert yaml.safe_load(shown.stdout)["adapter"] == "qlora"
-    subprocess.run([environment / "bin/ax-recipe", "list"], cwd="/", check=True, capture_output=True)
+    subprocess.run([str(environment / "bin/ax-recipe"), "list"], cwd="/", check=True, capture_output=True)

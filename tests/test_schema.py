@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
 from ax_recipe import assets
 from ax_recipe.document import parse
 from ax_recipe.errors import Problem
 from ax_recipe.schema import CODES, RENAMED, check, keys
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 
 SCHEMA: dict[str, Any] = json.loads((assets.schemas() / "axolotl-0.19.0.json").read_text("utf-8"))["schema"]
 LIGER = "axolotl.integrations.liger.LigerPlugin"

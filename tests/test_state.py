@@ -8,6 +8,9 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from ax_recipe.observe import events
 from ax_recipe.observe.events import (
     Began,
@@ -31,8 +34,6 @@ from ax_recipe.observe.log import LogReader
 from ax_recipe.observe.replay import fold, replay
 from ax_recipe.observe.schedule import expected, warmup_steps
 from ax_recipe.observe.state import POINTS, Curve, State, advance, end, summary
-from hypothesis import given
-from hypothesis import strategies as st
 
 LOGS = Path(__file__).parent / "logs"
 TRAINING = {"loss": 1.5, "grad_norm": 0.5, "learning_rate": 1e-4}

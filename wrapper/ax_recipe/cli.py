@@ -143,6 +143,34 @@ def render(
         click.echo(text, nl=False)
 
 
+@main.command(epilog=example("ax-recipe plan pirate --gpus 4xA100-80GB", "ax-recipe plan axolotl.yml --price 2.50"))
+@click.argument("name", metavar="NAME|FILE")
+@click.option("--seq", "sequence_len", type=click.IntRange(min=1), metavar="N", help="Another sequence_len, in tokens.")
+@click.option("--price", type=click.FloatRange(min=0), metavar="X", help="What one GPU costs an hour, for the cost.")
+@json_option
+@recipe_options
+def plan(
+    name: str,
+    sequence_len: int | None,
+    price: float | None,
+    as_json: bool,
+    gpus: str | None,
+    changes: tuple[str, ...],
+    axolotl: str | None,
+) -> None:
+    """Foretell memory, time and cost of a recipe or an Axolotl YAML; --gpus auto is this machine."""
+    from ax_recipe import axolotl as environment
+    from ax_recipe import forecast
+
+    found = forecast.of_file(name, gpus, environment.find_if_any(axolotl), changes, sequence_len, price)
+    if as_json:
+        click.echo(json.dumps(forecast.as_json(found), indent=1))
+        return
+    from ax_recipe.view import plan as view
+
+    view.show(found)
+
+
 @main.command(epilog=example("ax-recipe run pirate-tiny", "ax-recipe run pirate --gpus 4"))
 @click.argument("name")
 @click.option(
@@ -257,6 +285,26 @@ def chat(name: str | None, runs: str | None) -> int:
     from ax_recipe import rundir, talk
 
     return talk.talk(rundir.find(rundir.root(runs), name))
+
+
+@main.command(epilog=example("ax-recipe replay axolotl.log --json"))
+@click.argument("log", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--exit-code", type=int, help="How the process ended, where it is known: a log alone cannot tell a kill.")
+@json_option
+def replay(log: Path, exit_code: int | None, as_json: bool) -> None:
+    """Show the state that any Axolotl log ends in, ours or not."""
+    from ax_recipe.observe import replay as replays
+    from ax_recipe.observe.state import summary
+
+    value = summary(replays.replay(log, exit_code))
+    if as_json:
+        click.echo(json.dumps(value, indent=1))
+        return
+    for name, figure in value.items():
+        if name != "alerts" and figure is not None:
+            click.echo(f"{name:<26}{figure}")
+    for alert in value["alerts"]:
+        click.echo(f"{alert['severity']:<26}{alert['message']}")
 
 
 @main.command(epilog=example("ax-recipe doctor"))

@@ -105,7 +105,7 @@ class EventsPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl is absent from 
 
 
 def _skip_train_evaluation(trainer: Any) -> None:
-    """`axolotl evaluate` (0.19) scores every training row before the held-out ones: hours, for a figure nobody asked."""
+    """`axolotl evaluate` (0.19) scores every training row before the held-out ones: hours, for nothing."""
     evaluate = trainer.evaluate
 
     def held_out_only(*args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
