@@ -1,0 +1,107 @@
+"""What ``ax-recipe plan`` shows: the verdict, a bar of one GPU's memory, what frees most, steps, time and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ax_recipe.forecast import FITS, TIGHT, WILL_NOT_FIT, Forecast
+from ax_recipe.memory import Parts
+from ax_recipe.timing import ERROR
+from ax_recipe.view.figures import clean, duration
+from ax_recipe.view.row import style
+
+_BADGES = {FITS: "OK", TIGHT: "WATCH", WILL_NOT_FIT: "STOP"}
+_WORDS = {"buckets": "communication", "cached": "allocator", "context": "CUDA"}
+
+
+def show(forecast: Forecast, console: Console | None = None) -> None:
+    """Print the forecast."""
+    console = console or Console(highlight=False)
+    console.print(picture(forecast, console.width, ascii_only=not console.encoding.lower().startswith("utf")))
+
+
+def picture(forecast: Forecast, width: int, *, ascii_only: bool = False) -> RenderableType:
+    """The forecast as lines of at most ``width`` cells. Pure."""
+    blocks: list[RenderableType] = [_headline(forecast), _about(forecast), Text(), _bars(forecast, width, ascii_only)]
+    if forecast.levers:
+        blocks += [Text(), _levers(forecast)]
+    blocks += [Text(), *_times(forecast)]
+    if forecast.memory.outside:
+        blocks += [Text(), Text(f"outside the validated model: {', '.join(forecast.memory.outside)}", style("WATCH"))]
+    return Group(*blocks)
+
+
+def _headline(forecast: Forecast) -> Text:
+    needed, card = forecast.memory.card_gib, forecast.card_gib
+    size = f"{needed:.1f} GiB"
+    if card:
+        size = f"{needed:.1f} of {card:.1f} GiB on each GPU, {needed / card:.0%}"
+    words = {"unknown": "no verdict"}.get(forecast.verdict, forecast.verdict)
+    badge = (words, style(_BADGES.get(forecast.verdict, "strong")))
+    return Text.assemble((clean(forecast.name), style("title")), f" on {forecast.hardware}: ", badge, f" ({size})")
+
+
+def _about(forecast: Forecast) -> Text:
+    shape, s = forecast.shape, forecast.settings
+    at_least = "at least " if shape.outside else ""
+    words = (
+        f"{clean(shape.name)}, {at_least}{_billions(shape.parameters)} parameters, {s.method}, {s.layout}; "
+        f"{s.micro_batch} x {s.slots // s.micro_batch} tokens x {s.accumulation} passes x {s.gpus} GPUs a step"
+    )
+    return Text(words, style("label"))
+
+
+def _billions(parameters: int) -> str:
+    return f"{parameters / 1e9:.2f} billion" if parameters >= 1e9 else f"{parameters / 1e6:.3g} million"
+
+
+def _sizes(forecast: Forecast) -> Iterator[tuple[str, float]]:
+    for field in fields(Parts):
+        yield field.name, getattr(forecast.memory.parts, field.name)
+    yield "cached", forecast.memory.cached_gib
+    yield "context", forecast.memory.context_gib
+
+
+def _bars(forecast: Forecast, width: int, ascii_only: bool) -> Table:
+    """A bar for each part where it begins and ends within the card: together they are the GPU's memory."""
+    table = Table.grid(padding=(0, 1))
+    whole = max(forecast.card_gib or 0.0, forecast.memory.card_gib)
+    cells = max(8, width - 28)
+    full, empty = ("#", ".") if ascii_only else ("█", "·")
+    start = 0.0
+    for name, size in _sizes(forecast):
+        if size < 0.005:
+            continue
+        first, last = round(start / whole * cells), round((start + size) / whole * cells)
+        last = max(last, min(first + 1, cells))
+        bar = Text.assemble(
+            (empty * first, style("frame")), (full * (last - first), style("line")), (empty * (cells - last), "dim")
+        )
+        table.add_row(_WORDS.get(name, name), Text(f"{size:.2f} GiB", justify="right"), bar)
+        start += size
+    peak = f"fullest at the {forecast.memory.moment}"
+    table.add_row("logged", Text(f"{forecast.memory.active_gib:.2f} GiB", justify="right"), Text(peak, style("label")))
+    return table
+
+
+def _levers(forecast: Forecast) -> Table:
+    table = Table.grid(padding=(0, 1))
+    table.add_row(Text("frees most", style("title")))
+    for lever in forecast.levers:
+        table.add_row(Text(f"-{lever.frees_gib:.2f} GiB", justify="right"), clean(lever.change))
+    return table
+
+
+def _times(forecast: Forecast) -> Iterator[Text]:
+    t = forecast.timing
+    cost = "" if t.cost is None else f", {t.cost:,.2f} at {forecast.price:g} an hour and GPU"
+    yield Text(
+        f"{t.steps:,} steps of {t.tokens_per_step:,} tokens, {t.tokens_per_second:,.0f} tokens/s: "
+        f"{duration(t.seconds)} (within {ERROR:.0%}){cost}"
+    )
+    yield Text(f"assumed: {'; '.join(t.assumed[1:])}", style("label"))
