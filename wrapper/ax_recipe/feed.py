@@ -76,7 +76,8 @@ class Feed:
 
     def _forget(self) -> None:
         """Start the figures anew: those of the base's pre-training say nothing about the fine-tuning."""
-        fresh = State(stages=self.state.stages, gpus=self.state.gpus, lines=self.state.lines)
+        kept = {name: getattr(self.state, name) for name in ("stages", "gpus", "lines", "started", "now")}
+        fresh = State(**kept)
         for each in fields(State):
             setattr(self.state, each.name, getattr(fresh, each.name))
 

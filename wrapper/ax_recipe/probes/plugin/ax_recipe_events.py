@@ -86,11 +86,11 @@ class EventsPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl is absent from 
         """SIGTERM often goes to the data loaders' workers too, and a dead worker fails the training."""
         for name in ("get_train_dataloader", "get_eval_dataloader"):
             setattr(trainer, name, _shielded(getattr(trainer, name)))
+
+    def add_callbacks_post_trainer(self, _cfg: Any, trainer: Any) -> list[TrainerCallback]:
+        """Every rank takes part: they have to agree on a stop. The one hook that `axolotl evaluate` calls too."""
         if os.environ.get("AX_RECIPE_HELD_OUT_ONLY"):
             _skip_train_evaluation(trainer)
-
-    def add_callbacks_post_trainer(self, _cfg: Any, _trainer: Any) -> list[TrainerCallback]:
-        """Every rank takes part: they have to agree on a stop."""
         return [EventsCallback(self.sink, os.environ.get("AX_RECIPE_STOP"))]
 
     def post_train(self, _cfg: Any, _model: Any) -> None:
