@@ -23,10 +23,12 @@ from typing import Any
 import torch
 from axolotl.integrations.base import BasePlugin
 from axolotl.utils.logging import get_logger
+from datasets import Dataset
 from transformers import TrainerCallback
 
 LOG = get_logger("axolotl.ax_recipe")  # Axolotl drops INFO of loggers that are not its own
 STEP_EVERY_S = 0.2  # a step event takes 0.05 ms, but a year-long file of them helps nobody
+SMALL_ROWS = 50_000  # saved in a second or two
 PACKAGES = ("axolotl", "transformers", "torch", "accelerate", "peft", "trl", "bitsandbytes")
 
 
@@ -66,6 +68,7 @@ class EventsPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl is absent from 
 
     def register(self, _cfg: Any) -> None:
         """Say that the plugin is alive: Axolotl goes on without a word to us where one cannot be imported."""
+        _save_small_data_here()
         path = os.environ.get("AX_RECIPE_EVENTS")
         if not path or os.environ.get("RANK", "0") != "0" or not isinstance(self.sink, NoSink):
             return
@@ -102,6 +105,18 @@ class EventsPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl is absent from 
     def post_train_unload(self, _cfg: Any) -> None:
         """Everything is saved."""
         self.sink.write("phase", name="finished", exact=True)
+
+
+def _save_small_data_here() -> None:
+    """Save small tokenised data without workers: each that datasets (4.8) starts imports Axolotl anew, 10 s a set."""
+    save = Dataset.save_to_disk
+    if save.__name__ == "save_here":
+        return
+
+    def save_here(self: Any, *args: Any, num_proc: int | None = None, **kwargs: Any) -> Any:
+        return save(self, *args, num_proc=num_proc if len(self) > SMALL_ROWS else None, **kwargs)
+
+    Dataset.save_to_disk = save_here
 
 
 def _skip_train_evaluation(trainer: Any) -> None:
