@@ -57,7 +57,7 @@ def environment() -> SandboxedEnvironment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - YAML, not HTML: _yaml quotes
+        autoescape=False,
     )
     made.tests["given"] = lambda value: value is not _LEFT
     return made

@@ -77,6 +77,7 @@ class RunDir:
         self.stop_file = path / "stop"  # its presence asks training to save and stop
         self.output = path / "output"  # Axolotl's output_dir: adapter, checkpoints, merged
         self.modelfile = path / "Modelfile"
+        self.deployed = path / "deployed.json"  # the model's name in Ollama, the server, and what the proof said
         self.answers = path / "answers.json"  # the checks' questions with both models' answers
         self.runner_log = path / "logs" / "runner.log"
         self.state = path / "state.json"
@@ -177,7 +178,9 @@ def write(path: Path, text: str) -> None:
     except OSError as error:
         if not special:
             partial.unlink(missing_ok=True)
-        raise MissingError(f"{path}: cannot be written: {error.strerror}", "free some space, or name another place") from error
+        raise MissingError(
+            f"{path}: cannot be written: {error.strerror}", "free some space, or name another place"
+        ) from error
 
 
 def root(folder: str | None = None) -> Path:
