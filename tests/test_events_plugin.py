@@ -67,7 +67,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     scratch = {"vocab_size": 300, "model": {**MODEL, "num_key_value_heads": 2, "max_position_embeddings": 128}}
-    plan = {"base": str(folder), "scratch": scratch, "data": [{"path": str(folder / "rows.jsonl")}]}
+    plan = {"base": str(folder), "scratch": scratch, "texts": [{"path": str(folder / "rows.jsonl")}]}
     (folder / "plan.json").write_text(json.dumps(plan))
     subprocess.run([_program("python"), assets.probe("tiny_base.py"), folder / "plan.json"], check=True)
     return folder
