@@ -59,6 +59,8 @@ def steps(first: int, last: int, total: int, *, exact: bool = False, **values: f
 
 # What each recorded run has to give: status, phase, step, of, last training loss, last evaluation loss.
 RUNS = {
+    "2gpu-pirate": ("finished", "finished", 110, 110, 4.097, 4.115),
+    "1gpu-out-of-memory": ("failed", "failed", 0, 6, None, None),
     "1gpu-ok": ("finished", "finished", 12, 12, 10.14, None),
     "1gpu-flex-liger": ("finished", "finished", 12, 12, 10.13, None),
     "1gpu-killed-while-compiling": ("running", "compiling", 0, 12, None, None),

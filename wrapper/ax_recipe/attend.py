@@ -12,6 +12,7 @@ from rich.console import Console
 
 from ax_recipe.feed import Feed
 from ax_recipe.observe import events
+from ax_recipe.observe.alerts import Band
 from ax_recipe.rundir import RunDir, RunState
 from ax_recipe.stages import HEADLINE, TITLES
 from ax_recipe.view.dashboard import Dashboard, fits
@@ -30,12 +31,11 @@ def attend(run: RunDir, *, as_json: bool = False) -> int:
     """
     console = Console(stderr=True)
     feed = Feed(run, (lambda event: print(events.to_json(event), flush=True)) if as_json else None)  # noqa: T201
+    target = target_of(run)
     if as_json or not fits(console):
-        reason = _by_lines(feed, console, quiet=as_json)
+        reason = _by_lines(feed, console, target, quiet=as_json)
     else:
-        orders = run.read_json(run.orders)
-        band = orders["targets"]["loss"]
-        with Dashboard(feed.state, title=run.name, target_loss=tuple(band) if band else None, console=console) as shown:
+        with Dashboard(feed.state, title=run.name, target_loss=target, console=console) as shown:
             reason = shown.run(feed.poll)
     if reason == "stop":
         stop(run)
@@ -52,8 +52,14 @@ def attend(run: RunDir, *, as_json: bool = False) -> int:
     return EXIT_CODES[state.status]
 
 
-def _by_lines(feed: Feed, console: Console, *, quiet: bool) -> str:
-    plain = PlainLines()
+def target_of(run: RunDir) -> Band | None:
+    """The band in which the recipe wants the training loss to end."""
+    band = run.read_json(run.orders)["targets"]["loss"]
+    return (float(band[0]), float(band[1])) if band else None
+
+
+def _by_lines(feed: Feed, console: Console, target: Band | None, *, quiet: bool) -> str:
+    plain = PlainLines(target=target)
     try:
         while True:
             goes_on = feed.poll()
@@ -105,7 +111,12 @@ def _answers(run: RunDir, state: RunState) -> list[str]:
 
 def _next(run: RunDir, state: RunState) -> list[str]:
     if state.status == "finished":
-        return ["", f"Talk to it: ax-recipe chat {run.name}", f"The run:    {run.path}"]
+        return [
+            "",
+            f"Talk to it: ax-recipe chat {run.name}",
+            f"What next:  ax-recipe advise {run.name}",
+            f"The run:    {run.path}",
+        ]
     if state.status in ("failed", "interrupted"):
         return ["", f"The run:    {run.path}", f"Go on with: ax-recipe resume {run.name}"]
     return []

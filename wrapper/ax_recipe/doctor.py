@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ax_recipe import __version__, axolotl, hardware
+from ax_recipe import recipe as recipes
 from ax_recipe.errors import MissingError
 
 ENOUGH_DISK_GIB = 60  # an 8B base, its adapter, its merge and its GGUF side by side
@@ -25,14 +26,14 @@ class Finding:
     detail: str
 
 
-def examine(named_axolotl: str | None, runs: Path) -> list[Finding]:
-    """Look at everything that a run may need."""
+def examine(named_axolotl: str | None, runs: Path, recipe: str | None = None) -> list[Finding]:
+    """Look at everything that a run may need; of ``recipe``, also the services that it logs to."""
     findings = [Finding("ax-recipe", "ok", f"{__version__}, python {platform.python_version()}")]
     findings += _axolotl(named_axolotl)
     machine = hardware.here()
     none = "none: pirate-tiny and pirate-small train on the CPU"
     findings.append(Finding("GPUs", "ok" if machine.count else "absent", str(machine) if machine.count else none))
-    return [*findings, *_disk(runs), *_accounts(), _ollama()]
+    return [*findings, *_disk(runs), *_accounts(), _ollama(), *_loggers(recipe)]
 
 
 def _axolotl(named: str | None) -> Iterator[Finding]:
@@ -70,6 +71,54 @@ def _accounts() -> Iterator[Finding]:
     yield Finding(
         "hub token", "ok" if token else "absent", "there" if token else "none: only gated models need one (HF_TOKEN)"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Logger:
+    """A service that Axolotl can log to: the keys that switch it on, and where a login to it is kept."""
+
+    name: str
+    keys: tuple[str, ...]
+    variables: tuple[str, ...]
+    files: tuple[str, ...]
+    login: str
+
+
+_LOGGERS = (
+    _Logger("wandb", ("use_wandb", "wandb_project", "wandb_name", "wandb_run_id"), ("WANDB_API_KEY",), (".netrc",),
+            "wandb login, or WANDB_API_KEY"),
+    _Logger("mlflow", ("use_mlflow", "mlflow_experiment_name", "mlflow_tracking_uri"), ("MLFLOW_TRACKING_URI",), (),
+            "mlflow_tracking_uri, or MLFLOW_TRACKING_URI; without it the runs stay in ./mlruns"),
+    _Logger("comet", ("use_comet", "comet_project_name", "comet_workspace", "comet_api_key"), ("COMET_API_KEY",),
+            (".comet.config",), "comet login, or COMET_API_KEY"),
+    _Logger("trackio", ("trackio_space_id",), ("HF_TOKEN",), (".cache/huggingface/token",),
+            "hf auth login, or HF_TOKEN: a Space is written to with the hub's account"),
+)  # fmt: skip
+
+
+def _loggers(name: str | None) -> Iterator[Finding]:
+    """The services that a recipe logs to, and whether an account is logged in to each; asks no network."""
+    if name is None:
+        return
+    config = recipes.load(name).axolotl
+    for logger in _LOGGERS:
+        used = [key for key in logger.keys if config.get(key) not in (None, False, "")]
+        if not used or (config.get("wandb_mode") in ("offline", "disabled") and logger.name == "wandb"):
+            continue
+        known = any(os.environ.get(variable) for variable in logger.variables) or _logged_in(logger, config)
+        words = "logged in" if known else f"{used[0]} is set, and no account is logged in: {logger.login}"
+        yield Finding(logger.name, "ok" if known else "absent", words)
+
+
+def _logged_in(logger: _Logger, config: Mapping[str, Any]) -> bool:
+    if logger.name == "mlflow" and config.get("mlflow_tracking_uri"):
+        return True
+    if logger.name == "comet" and config.get("comet_api_key"):
+        return True
+    files = [Path.home() / file for file in logger.files]
+    if logger.name == "wandb":  # the file holds other machines' logins too
+        return any(file.is_file() and "wandb" in file.read_text(errors="replace") for file in files)
+    return any(file.is_file() for file in files)
 
 
 def _ollama() -> Finding:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 from ax_recipe.observe import events, gpus
 from ax_recipe.observe.events import Event
@@ -16,6 +18,7 @@ from ax_recipe.rundir import RunDir, StageRecord
 _ENDED = ("done", "failed", "interrupted")
 _EXIT_CODES = {"done": 0, "failed": 1, "interrupted": 130}
 GPU_EVERY_S = 1.0
+DISK_EVERY_S = 30.0
 
 
 @dataclass(slots=True)
@@ -31,21 +34,30 @@ class _Attempt:
 class Feed:
     """Advances ``state`` by what is new in a run folder; it may come late, leave, and come back."""
 
-    def __init__(self, run: RunDir, tell: Callable[[Event], None] | None = None) -> None:
-        """Read ``run`` from its beginning; ``tell`` is called with each event after the state has taken it."""
+    def __init__(
+        self, run: RunDir, tell: Callable[[Event], None] | None = None, stages: Collection[str] | None = None
+    ) -> None:
+        """Read ``run`` from its beginning; ``tell`` is called with each event after the state has taken it.
+
+        ``stages`` are those to read, all where it is None.
+        """
         self.run = run
+        self._stages = stages
         self._listener = tell
         self.state = State()
         self._attempt: _Attempt | None = None
         self._seen: dict[str, int] = {}
         self._gpus_read = 0.0
+        self._disk_read = 0.0
 
     def poll(self) -> bool:
         """Read on; False once the run is over and read to its end."""
         goes_on = self.run.holder() is not None  # asked before the files are read, so that the last line is not lost
-        self._sample_gpus(goes_on)
+        if goes_on:
+            self._sample()
         for record in self.run.read_state().stages:
-            self._follow(record)
+            if self._stages is None or record.name in self._stages:
+                self._follow(record)
         if not goes_on:
             self._close()
         return goes_on
@@ -115,9 +127,36 @@ class Feed:
         if self._listener:
             self._listener(event)
 
-    def _sample_gpus(self, goes_on: bool) -> None:
-        if goes_on and time.monotonic() - self._gpus_read >= GPU_EVERY_S:
-            self._gpus_read = time.monotonic()
+    def _sample(self) -> None:
+        """What changes whether the run says anything or not: the time, the GPUs, the disk."""
+        advance(self.state, events.Tick(time.time()))
+        now = time.monotonic()
+        if now - self._gpus_read >= GPU_EVERY_S:
+            self._gpus_read = now
             sample = gpus.sample()
             if sample:
                 self._tell(sample)
+        if now - self._disk_read >= DISK_EVERY_S:
+            self._disk_read = now
+            advance(self.state, _disk(self.run))
+
+
+def trained(run: RunDir) -> State:
+    """The state at the end of the run's training, whatever came after it."""
+    feed = Feed(run, stages=("train",))
+    feed.poll()
+    return feed.state
+
+
+def _disk(run: RunDir) -> events.DiskSample:
+    free = shutil.disk_usage(run.path).free
+    return events.DiskSample(free / gpus.GIB, _last_checkpoint(run.output) / gpus.GIB, time.time())
+
+
+def _last_checkpoint(output: Path) -> int:
+    """The bytes of the newest checkpoint; old ones may be removed at any moment."""
+    folders = {int(number): path for path in output.glob("checkpoint-*") if (number := path.name[11:]).isdigit()}
+    try:
+        return sum(path.stat().st_size for path in folders[max(folders)].iterdir()) if folders else 0
+    except FileNotFoundError:
+        return 0

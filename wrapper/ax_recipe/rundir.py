@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -22,7 +22,10 @@ StageState = Literal["waiting", "running", "done", "skipped", "failed", "interru
 
 @dataclass(frozen=True, slots=True)
 class StageRecord:
-    """How far one stage has come. Times are unix seconds; ``detail`` says in words why, or what came out."""
+    """How far one stage has come. Times are unix seconds; ``detail`` says in words why, or what came out.
+
+    ``figures`` says what came out in numbers: what ``ax-recipe runs`` shows without reading more than state.json.
+    """
 
     name: str
     state: StageState = "waiting"
@@ -31,6 +34,7 @@ class StageRecord:
     started: float | None = None
     ended: float | None = None
     exit_code: int | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,7 @@ class RunDir:
         self.output = path / "output"  # Axolotl's output_dir: adapter, checkpoints, merged
         self.modelfile = path / "Modelfile"
         self.deployed = path / "deployed.json"  # the model's name in Ollama, the server, and what the proof said
+        self.report = path / "report.html"
         self.answers = path / "answers.json"  # the checks' questions with both models' answers
         self.runner_log = path / "logs" / "runner.log"
         self.state = path / "state.json"
@@ -229,7 +234,7 @@ def find(runs: Path, name: str | None) -> RunDir:
         return RunDir(Path(name).absolute())
     known = every(runs)
     matching = [run for run in known if name is None or run.name == name or run.name.startswith(f"{name}-")]
-    if matching:
-        return matching[0]
+    if matching:  # two runs of one second are called X and X-2
+        return next((run for run in matching if run.name == name), matching[0])
     newest = ", ".join(run.name for run in known[:3]) or "none yet: ax-recipe run pirate-tiny"
     raise RecipeError(f"no run {name or ''} in {runs}".replace("  ", " "), f"runs there: {newest}")

@@ -8,15 +8,16 @@ from __future__ import annotations
 import fcntl
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ax_recipe import outcomes, process
+from ax_recipe import environment, outcomes, process
 from ax_recipe.errors import AxRecipeError, MissingError, RunFailedError
 from ax_recipe.outcomes import Outcome
 from ax_recipe.rundir import RunDir, StageRecord, StageState
@@ -42,6 +43,8 @@ class Runner:
         """Run every stage that is not done, or exactly those in ``again``; give the exit code."""
         signal.signal(signal.SIGTERM, self._ask_to_stop)
         signal.signal(signal.SIGINT, self._ask_to_stop)
+        # Beside the first stage: asking the training environment what it holds takes a moment of its start.
+        threading.Thread(target=environment.record, args=(self.run,)).start()
         for stage in self.orders["stages"]:
             record = self.state.stage(stage["name"])
             wanted = stage["name"] in again if again else record.state not in ("done", "skipped")
@@ -64,6 +67,7 @@ class Runner:
         try:
             outcome = self._work(stage, record)
             state, detail = "skipped" if outcome.skipped else "done", outcome.detail
+            record = replace(record, figures=dict(outcome.figures))
         except StoppedError:
             state, detail = "interrupted", "stopped as asked"
         except AxRecipeError as error:
@@ -114,6 +118,34 @@ class Runner:
     def _note(self, record: StageRecord) -> None:
         self.state = self.state.with_stage(record)
         self.run.write_state(self.state)
+
+
+def by_hand(run: RunDir, name: str, work: Callable[[], Outcome]) -> Outcome:
+    """Do one stage here and now, in this very process, and note in the run how it went.
+
+    :raises MissingError: a live runner works on this run.
+    """
+    with run.held():
+        state = run.read_state()
+        record = state.stage(name)
+        record = replace(
+            record, state="running", attempt=record.attempt + 1, started=time.time(), ended=None, detail=""
+        )
+
+        def note(how: StageState, detail: str) -> None:
+            run.write_state(state.with_stage(replace(record, state=how, detail=detail, ended=time.time())))
+
+        run.write_state(state.with_stage(record))
+        try:
+            outcome = work()
+        except AxRecipeError as error:
+            note("failed", str(error))
+            raise
+        except BaseException:
+            note("interrupted", "stopped by hand")
+            raise
+        note("skipped" if outcome.skipped else "done", outcome.detail)
+        return outcome
 
 
 @contextmanager

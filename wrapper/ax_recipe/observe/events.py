@@ -193,6 +193,8 @@ class Gpu:
     temperature_c: float | None = None
     power_w: float | None = None
     power_limit_w: float | None = None
+    slowdown_c: float | None = None  # where the driver begins to slow it down
+    throttled: str | None = None  # why the driver slows it down now, if it does
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +203,22 @@ class GpuSample:
 
     gpus: tuple[Gpu, ...]
     time: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSample:
+    """What is free where checkpoints go, and what the last one takes (0 while there is none), in GiB."""
+
+    free_gib: float
+    checkpoint_gib: float
+    time: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed: the one way in which silence becomes known."""
+
+    time: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +247,8 @@ Event = (
     | StageStarted
     | StageEnded
     | GpuSample
+    | DiskSample
+    | Tick
     | Line
 )
 
@@ -249,6 +269,8 @@ TYPES: dict[str, type[Any]] = {
     "stage_started": StageStarted,
     "stage_ended": StageEnded,
     "gpu_sample": GpuSample,
+    "disk_sample": DiskSample,
+    "tick": Tick,
     "line": Line,
 }
 _NAMES = {kind: name for name, kind in TYPES.items()}

@@ -11,6 +11,8 @@ import pynvml
 from ax_recipe.observe.events import Gpu, GpuSample
 
 GIB = 2**30
+_BRAKES = {0x08: "the hardware", 0x20: "heat", 0x40: "heat, in hardware", 0x80: "the power supply's brake"}
+"""NVML's clock event reasons that cost speed; a power cap at full load (0x04) is the usual state of a busy card."""
 
 
 def sample() -> GpuSample | None:
@@ -29,6 +31,7 @@ def _gpu(index: int) -> Gpu:
     busy = _if_known(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
     power = _if_known(lambda: pynvml.nvmlDeviceGetPowerUsage(handle))
     limit = _if_known(lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle))
+    brakes = int(_if_known(lambda: pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)) or 0)
     return Gpu(
         index,
         str(pynvml.nvmlDeviceGetName(handle)),
@@ -38,6 +41,10 @@ def _gpu(index: int) -> Gpu:
         temperature_c=_if_known(lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)),
         power_w=None if power is None else power / 1000,
         power_limit_w=None if limit is None else limit / 1000,
+        slowdown_c=_if_known(
+            lambda: pynvml.nvmlDeviceGetTemperatureThreshold(handle, pynvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN)
+        ),
+        throttled=next((word for bit, word in _BRAKES.items() if brakes & bit), None),
     )
 
 

@@ -1,229 +1,215 @@
-"""What is worth a word about a run, as data: events that alarm at once, and the four judgements of its health."""
+"""The rules at work: when each is asked, how it is raised and cleared, and the one judgement of them all."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
 from statistics import median
 from typing import TYPE_CHECKING
+
+from ax_recipe.observe import measures
+from ax_recipe.observe.alerts import SEVERITIES, Alert, Asked, Band, Given, Held, Judgement, Reading, Rule
+from ax_recipe.observe.table import RULES
 
 if TYPE_CHECKING:
     from ax_recipe.observe.state import State
 
-SEVERITIES = ("OK", "WATCH", "ACT", "STOP")
+LOUD = ("not_finite", "zero_loss", "frozen")
+"""Alarms beside which a word on how loss and gradients go would be noise."""
+_LOOKS = 32
+"""The whole table is gone through at every log at first, then whenever a 32nd of the logs so far has come ..."""
+_FURTHEST = 1000
+"""... and at least this often."""
 
-
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """One finding: ``severity`` is one of ``SEVERITIES``, ``step`` where it began."""
-
-    severity: str
-    rule: str
-    message: str
-    step: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """An alarm: ``holds`` on the newest metrics, ``times`` in a row, or ``words`` in a warning or a failure."""
-
-    name: str
-    severity: str
-    message: str
-    holds: Callable[[State], bool] | None = None
-    times: int = 1
-    words: re.Pattern[str] | None = None
-
-
-def _wild(value: float | None) -> bool:
-    return value is not None and not math.isfinite(value)
-
-
-def _sane(state: State) -> bool:
-    return math.isfinite(state.loss or 0) and abs(state.loss or 0) > 1e-6 and math.isfinite(state.grad_norm or 0)
-
-
-RULES = (
-    Rule(
-        "not_finite",
-        "STOP",
-        "Loss or gradients are not finite: stop, resume from a checkpoint before this step with half the learning "
-        "rate, and prefer bf16 to fp16. (transformers prints such a loss as 0.)",
-        holds=lambda state: _wild(state.grad_norm) or _wild(state.loss),
-    ),
-    Rule(
-        "zero_loss",
-        "STOP",
-        "The loss is exactly 0: all labels are masked, or packing meets an attention that cannot keep rows apart. "
-        "Look at the labels with `axolotl preprocess --debug`.",
-        holds=lambda state: state.loss is not None and abs(state.loss) <= 1e-6 and not _wild(state.grad_norm),
-        times=3,
-    ),
-    Rule(
-        "frozen",
-        "STOP",
-        "The gradient is exactly 0: nothing reaches the trained weights. Check adapter, target modules and masking.",
-        holds=lambda state: state.grad_norm == 0,
-        times=3,
-    ),
-    Rule(
-        "ranks_alone",
-        "STOP",
-        "The processes train independently of each other: check the launcher (on the CPU set ACCELERATE_USE_CPU=true).",
-        holds=lambda state: state.repeats >= 3,
-        words=re.compile(r"parallel_mode != ParallelMode\.DISTRIBUTED"),
-    ),
-    Rule(
-        "plugin_failed",
-        "ACT",
-        "A plugin could not be loaded and Axolotl goes on without it: check its name and where it is installed.",
-        words=re.compile(r"Failed to load plugin: \S+"),
-    ),
-    Rule(
-        "no_eval_loss",
-        "WATCH",
-        "An evaluation gave no eval_loss: its set is too small for packing. Set eval_sample_packing: false.",
-    ),
-    Rule(
-        "watchdog",
-        "STOP",
-        "Axolotl's loss watchdog stopped the training: the loss stayed above loss_watchdog_threshold.",
-        words=re.compile(r"Loss is too high, stopping training"),
-    ),
-    Rule(
-        "out_of_memory",
-        "STOP",
-        "Out of memory: halve micro_batch_size and double gradient_accumulation_steps, turn on "
-        "gradient_checkpointing, or shorten sequence_len.",
-        words=re.compile(r"OutOfMemoryError|CUDA out of memory|DefaultCPUAllocator: can't allocate memory"),
-    ),
-    Rule(
-        "crashed_late",
-        "WATCH",
-        "A process crashed after the model was saved: the log's last lines say what it was still about to do.",
-    ),
-    Rule(
-        "killed",
-        "STOP",
-        "A process was killed (SIGKILL), most often for want of host memory: fewer dataset_num_proc and "
-        "dataloader workers.",
-        words=re.compile(r"exitcode: -9|SIGKILL|^Killed|oom.kill"),
-    ),
-)
-_BY_NAME = {rule.name: rule for rule in RULES}
+BY_NAME = {rule.name: rule for rule in RULES}
+_ASKED: dict[str, list[Rule]] = {}
+for _rule in RULES:
+    _ASKED.setdefault(_rule.asked, []).append(_rule)
+_WORDS = [rule for rule in RULES if rule.words is not None]
 
 
 def note(state: State, name: str) -> None:
-    """Raise the alarm ``name`` once a run."""
+    """Raise the alarm ``name``, once a run."""
     if all(alert.rule != name for alert in state.alerts):
-        rule = _BY_NAME[name]
-        state.alerts.append(Alert(rule.severity, name, rule.message, state.step))
-
-
-def count(state: State) -> None:
-    """Hold the newest metrics against every rule that asks for them."""
-    if state.loss and state.grad_norm and not state.counts and not state.repeats and _sane(state):
-        return  # nearly every step: no rule can hold
-    for rule in RULES:
-        if rule.holds is None:
-            continue
-        if not rule.holds(state):
-            state.counts.pop(rule.name, None)
-            continue
-        state.counts[rule.name] = state.counts.get(rule.name, 0) + 1
-        if state.counts[rule.name] == rule.times:
-            note(state, rule.name)
+        rule = BY_NAME[name]
+        state.alerts.append(Alert(rule.severity, name, rule.sentence, state.step))
 
 
 def read(state: State, text: str) -> None:
     """Hold a warning or the reason of a failure against every rule that knows words."""
-    for rule in RULES:
+    for rule in _WORDS:
         if rule.words is not None and rule.words.search(text):
             note(state, rule.name)
 
 
-def alerts(state: State) -> list[Alert]:
-    """Everything to say now: the alarms raised, the way the run ended, and the judgements that are not OK."""
-    ended = _ending(state)
-    judged = [alert for judge in JUDGEMENTS if (alert := judge(state)) is not None and alert.severity != "OK"]
-    return [*ended, *state.alerts, *judged]
+def count(state: State) -> None:
+    """A training log has come: ask the rules of every log if one could hold, and now and then all the others."""
+    windows = state.windows
+    if state.repeats or not windows.calm(state.loss, state.grad_norm):
+        ask(state, "log", windows.logs)
+    warm = 0 if len(windows.baseline) == 100 else measures.warm(state)
+    windows.add(state.step, state.loss, state.grad_norm, state.epoch, warm)
+    if windows.logs >= windows.next_look:
+        look(state)
 
 
-def judge(state: State) -> tuple[str, str]:
-    """The worst severity, and the verdict: how it ended, what is wrong, and what is right."""
-    wrong = sorted(alerts(state), key=lambda alert: -SEVERITIES.index(alert.severity))
-    if wrong:
-        return wrong[0].severity, " ".join(alert.message for alert in wrong[:3])
-    right = [alert.message for judge in JUDGEMENTS if (alert := judge(state)) is not None]
-    done = "Finished: all steps done" if state.trained else "Finished"
-    said = [done, *right] if state.status == "finished" else right
-    text = ", ".join(said) or "nothing to judge yet"
-    return "OK", f"{text[0].upper()}{text[1:]}."
+def look(state: State) -> None:
+    """Ask the rules whose windows are long; ever more seldom, so that a run of a million logs costs no more."""
+    windows = state.windows
+    windows.next_look = windows.logs + max(1, min(_FURTHEST, windows.logs // _LOOKS))
+    if len(windows.speeds) == windows.speeds.maxlen:
+        windows.best_speed = max(windows.best_speed, median(windows.speeds))
+    if not any(alert.rule in LOUD for alert in state.alerts):
+        ask(state, "look", windows.logs)
 
 
-def _ending(state: State) -> list[Alert]:
+def ask(state: State, when: Asked, at: float) -> None:
+    """Ask every rule of that kind; ``at`` is its clock: logs, evaluations, or seconds."""
+    given = Given(state)
+    for rule in _ASKED[when]:
+        if rule.measure is not None:
+            _weigh(state, rule, rule.measure(given, rule), at)
+
+
+def _weigh(state: State, rule: Rule, reading: Reading | None, at: float) -> None:
+    """Raise, keep or clear the alert of ``rule`` by what it has just read."""
+    held = state.held.get(rule.name)
+    holds = reading is not None and reading.holds
+    if held is None and not holds:
+        return
+    if held is None:
+        held = state.held[rule.name] = Held(at, at, state.step)
+    held.marks = [*held.marks, holds][-rule.within :]
+    if not holds:
+        _ease(state, rule, held, at)
+        return
+    held.last = at
+    if rule.asked == "log":
+        state.windows.uneasy_until = max(state.windows.uneasy_until, int(at) + 2 * max(rule.window, rule.within) + 2)
+    if sum(held.marks) >= rule.times and at - held.first >= rule.lasting and reading is not None:
+        _raise(state, rule, held, reading)
+
+
+def _raise(state: State, rule: Rule, held: Held, reading: Reading) -> None:
+    fresh, held.raised = not held.raised, True
+    if rule.severity == "OK" or (rule.window == 0 and not fresh):
+        return
+    alert = Alert(rule.severity, rule.name, rule.sentence.format(**reading.words), held.step)
+    for index, old in enumerate(state.alerts):
+        if old.rule == rule.name:
+            state.alerts[index] = alert
+            return
+    state.alerts.append(alert)
+
+
+def _ease(state: State, rule: Rule, held: Held, at: float) -> None:
+    """A clean reading: forget what was not yet raised, clear what has been clean for long enough."""
+    if held.raised and (rule.window == 0 or at - held.last < 2 * rule.window):
+        return
+    if held.raised or not any(held.marks):
+        del state.held[rule.name]
+        gone = [alert for alert in state.alerts if alert.rule == rule.name]
+        state.past += gone
+        state.alerts[:] = [alert for alert in state.alerts if alert not in gone]
+
+
+def judge(state: State, target: Band | None = None, now: float | None = None) -> Judgement:
+    """Everything there is to say: the worst severity, one verdict, all alerts.
+
+    ``target`` is the recipe's band of the training loss, ``now`` (unix seconds) the time to judge a silence by; the
+    last event's when it is left out. Alerts: how it ended, the alarms in the order in which they came, the rest.
+    """
+    given = Given(state, target, now)
+    found = (*_ending(state), *state.alerts, *_at_once(given))
+    wrong = sorted(found, key=lambda alert: -SEVERITIES.index(alert.severity))
+    severity = wrong[0].severity if wrong else "OK"
+    if severity in ("ACT", "STOP"):
+        return Judgement(severity, " ".join(alert.message for alert in wrong[:3]), found)
+    done = ["Finished: all steps done" if state.trained else "Finished"] if state.status == "finished" else []
+    right = ", ".join([*done, *_right(given)])
+    said = [alert.message for alert in wrong[:2]]
+    if right or not said:
+        right = right or "nothing to judge yet"
+        said.append(f"{right[0].upper()}{right[1:]}.")
+    return Judgement(severity, " ".join(said), found)
+
+
+def _ending(state: State) -> tuple[Alert, ...]:
     severity = {"failed": "STOP", "interrupted": "ACT"}.get(state.status)
     if severity is None:
-        return []
-    reason = (state.failure or "no reason given").rstrip(".")
-    return [Alert(severity, state.status, f"{state.status.capitalize()} at step {state.step}: {reason}.", state.step)]
+        return ()
+    reason = _first_sentences(state.failure or "no reason given")
+    text = f"{state.status.capitalize()} at step {state.step}: {reason}."
+    return (Alert(severity, state.status, text, state.step),)
 
 
-def _falling(state: State) -> Alert | None:
-    values = [y for _, y in state.losses.points if math.isfinite(y)]
-    if len(values) < 8 or _silent(state):
-        return None
-    third = max(2, min(len(values) // 3, 200))
-    early, late = median(values[:third]), median(values[-third:])
-    if late < early * 0.99:
-        return Alert("OK", "loss", f"the loss falls ({early:.4g} to {late:.4g})")
-    if late > early * 1.1:
-        return Alert("WATCH", "loss", f"The loss has risen from {early:.4g} to {late:.4g}.", state.step)
-    return Alert("OK", "loss", f"the loss is level at {late:.4g}")
+def _first_sentences(text: str) -> str:
+    """As many whole sentences as 160 characters hold, at least one: torch goes on about its allocator for ten."""
+    head, *rest = text.split(". ")
+    for sentence in rest:
+        if len(head) + len(sentence) > 160:
+            break
+        head = f"{head}. {sentence}"
+    return head.rstrip(". ")[:300]
 
 
-def _steady(state: State) -> Alert | None:
-    values = [y for _, y in state.grad_norms.points if math.isfinite(y)]
-    if len(values) < 16 or _silent(state):
-        return None
-    band, late = median(values), median(values[-8:])
-    if late > 100 or late > 10 * band:
-        return Alert(
-            "ACT", "grad_norm", f"Gradient norms explode ({band:.3g} to {late:.3g}): lower the rate.", state.step
-        )
-    return Alert("OK", "grad_norm", f"the gradient norm is stable around {late:.3g}")
+def _at_once(given: Given) -> Iterator[Alert]:
+    """The rules that need the person's target or the clock."""
+    for rule in _ASKED["judge"]:
+        reading = rule.measure(given, rule) if rule.measure else None
+        if reading is not None and reading.holds:
+            step = reading.words.get("since", given.state.step)
+            yield Alert(rule.severity, rule.name, rule.sentence.format(**reading.words), int(str(step)))
 
 
-def _on_schedule(state: State) -> Alert | None:
-    rate, due = state.learning_rate, state.learning_rate_expected
-    if rate is None or due is None or state.config is None:
-        return None
-    peak = float(state.config["learning_rate"])
-    name = state.config.get("lr_scheduler") or "cosine"
-    if abs(rate - due) > 0.02 * peak:
-        return Alert(
-            "ACT", "learning_rate", f"The learning rate is {rate:.4g} where {name} says {due:.4g}.", state.step
-        )
-    return Alert("OK", "learning_rate", f"the learning rate follows its {name} schedule")
+def _right(given: Given) -> Iterator[str]:
+    """What is well, in the order of the four things that a person looks at, unless an alert says otherwise."""
+    state = given.state
+    raised = {alert.rule for alert in state.alerts}
+    if not raised & {*LOUD, "rising", "divergence", "lasting_spike"}:
+        yield from _loss_words(given)
+    norms = [y for _, y in state.grad_norms.tail(measures.SETTLED) if math.isfinite(y)]
+    if len(norms) >= 16 and not raised & {*LOUD, "grad_drift", "grad_explosion"}:
+        yield f"the gradient norm is stable around {median(norms[-8:]):.3g}"
+    schedule = measures.off_schedule(given, BY_NAME["learning_rate"])
+    if schedule is not None and not schedule.holds:
+        yield f"the learning rate follows its {schedule.words['name']} schedule"
+    actives = [y for _, y in state.actives.tail(measures.SETTLED) if math.isfinite(y)]
+    if len(actives) >= 8 and any(actives) and "memory" not in raised:
+        yield f"memory is flat at {median(actives[-max(1, len(actives) // 4) :]):.2f} GiB"
 
 
-def _flat(state: State) -> Alert | None:
-    values = [y for _, y in state.actives.points if math.isfinite(y)]
-    if len(values) < 8 or not any(values):
-        return None
-    quarter = max(1, len(values) // 4)
-    quarters = [median(values[index * quarter : (index + 1) * quarter]) for index in range(4)]
-    grown = quarters[3] - quarters[0]
-    if quarters == sorted(quarters) and grown > max(0.02 * quarters[0], 0.25):
-        return Alert("WATCH", "memory", f"Active memory grows: {quarters[0]:.2f} to {quarters[3]:.2f} GiB.", state.step)
-    return Alert("OK", "memory", f"memory is flat at {quarters[3]:.2f} GiB")
+def _loss_words(given: Given) -> Iterator[str]:
+    state = given.state
+    ends = measures.ends(state)
+    if ends is None:
+        return
+    early, late = ends
+    yield f"the loss falls ({early:.4g} to {late:.4g})" if late < early * 0.99 else f"the loss is level at {late:.4g}"
+    recent = state.windows.losses
+    if given.target and state.stage in measures.ALONE and len(recent.values) >= ENOUGH_FOR_TARGET:
+        low, high = given.target
+        at = recent.late(min(measures.SETTLED, len(recent.values)))
+        if low <= at <= high:
+            yield f"within its target of {low:g} to {high:g}"
 
 
-def _silent(state: State) -> bool:
-    """Whether a louder alarm already says what is wrong with loss and gradients."""
-    return any(alert.rule in ("not_finite", "zero_loss", "frozen") for alert in state.alerts)
+ENOUGH_FOR_TARGET = 16
 
 
-JUDGEMENTS: tuple[Callable[[State], Alert | None], ...] = (_falling, _steady, _on_schedule, _flat)
+def explain(state: State, target: Band | None = None, now: float | None = None) -> list[tuple[Rule, str, str]]:
+    """Each rule with how it stands (``holds since step 7``, ``clean``, ``not known``) and its numbers."""
+    given = Given(state, target, now)
+    raised = {alert.rule: alert for alert in judge(state, target, now).alerts}
+    rows = []
+    for rule in RULES:
+        reading = rule.measure(given, rule) if rule.measure else None
+        numbers = "" if reading is None else f"{reading.value:.4g} against {reading.limit:.4g}"
+        if rule.name in raised:
+            stands = f"holds since step {raised[rule.name].step}"
+        elif reading is None:
+            stands = "not seen" if rule.asked == "words" else "not known"
+        else:
+            stands = "holds" if reading.holds else "clean"
+        rows.append((rule, stands, numbers))
+    return rows

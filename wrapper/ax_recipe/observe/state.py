@@ -15,11 +15,13 @@ from statistics import median
 from typing import Any, Literal
 
 from ax_recipe.observe import rules
+from ax_recipe.observe.alerts import Alert, Band, Held
 from ax_recipe.observe.events import (
     Began,
     Completed,
     Config,
     Crashed,
+    DiskSample,
     Evaluation,
     Event,
     Gpu,
@@ -34,10 +36,11 @@ from ax_recipe.observe.events import (
     StageEnded,
     StageStarted,
     Step,
+    Tick,
     Warned,
 )
-from ax_recipe.observe.rules import Alert
 from ax_recipe.observe.schedule import expected
+from ax_recipe.observe.windows import Windows
 
 Status = Literal["running", "finished", "failed", "interrupted"]
 POINTS = 4096
@@ -45,6 +48,7 @@ TAIL = 200
 LINE_CHARS = 2000  # of a line in the tail: a log may hold one of megabytes
 PACE_STEPS = 50
 _COUNTED = frozenset((Phase, Began, Step, Metrics, Evaluation, Saved, Completed, Parameters))
+_OUTSIDE = frozenset((Tick, GpuSample, DiskSample))  # what comes whether the run does anything or not
 _CURVE_NAMES = ("losses", "eval_losses", "grad_norms", "learning_rates", "actives", "throughputs")
 _NUMBERS = ("step", "epoch", "loss", "eval_loss", "first_eval_loss", "segments", "logged_step", "repeats", "checkpoint")
 _NOISE = ("ChildFailedError", "CalledProcessError", "SystemExit", "failed (exitcode:", "the log ends inside a")
@@ -83,6 +87,15 @@ class Curve:
     def points(self) -> list[tuple[float, float]]:
         """All points kept, oldest first."""
         return self._closed + list(zip(self._xs, self._ys, strict=True))
+
+    def __len__(self) -> int:
+        return len(self._closed) + len(self._xs)
+
+    def tail(self, count: int) -> list[tuple[float, float]]:
+        """The last ``count`` points kept, oldest first."""
+        open_points = list(zip(self._xs[-count:], self._ys[-count:], strict=True))
+        missing = count - len(open_points)
+        return self._closed[-missing:] + open_points if missing > 0 else open_points
 
     @property
     def last(self) -> float | None:
@@ -154,7 +167,11 @@ class State:
     summary: dict[str, float] = field(default_factory=dict)
     gpus: tuple[Gpu, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    disk: DiskSample | None = None
     alerts: list[Alert] = field(default_factory=list)
+    past: list[Alert] = field(default_factory=list)
+    held: dict[str, Held] = field(default_factory=dict)
+    windows: Windows = field(default_factory=Windows)
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL))
     segments: int = 1
     exact: bool = False
@@ -166,8 +183,8 @@ class State:
     trained_stage: str | None = ""
     logged_step: int | None = None
     failed_step: int | None = None
-    counts: dict[str, int] = field(default_factory=dict)
     step_time: float | None = None
+    moved: float | None = None
 
     @property
     def trained(self) -> bool:
@@ -202,12 +219,12 @@ class State:
     @property
     def severity(self) -> str:
         """``OK``, ``WATCH``, ``ACT`` or ``STOP``: the worst of all alerts and judgements."""
-        return rules.judge(self)[0]
+        return rules.judge(self).severity
 
     @property
     def verdict(self) -> str:
         """One sentence on how the run does, worst news first."""
-        return rules.judge(self)[1]
+        return rules.judge(self).verdict
 
 
 def advance(state: State, event: Event) -> None:
@@ -224,17 +241,23 @@ def advance(state: State, event: Event) -> None:
             state.started = state.now = time
         elif time > (state.now or 0.0):
             state.now = time
+    if kind not in _OUTSIDE:
+        # A line without a stamp is as new as the newest thing known when it came.
+        moved = state.now if time is None else time
+        if moved is not None and (state.moved is None or moved > state.moved):
+            state.moved = moved
     _FOLDS[kind](state, event)
 
 
-def summary(state: State) -> dict[str, Any]:
+def summary(state: State, target: Band | None = None) -> dict[str, Any]:
     """What ``replay --json`` prints; not-a-number values are the strings ``"nan"``, ``"inf"``, ``"-inf"``."""
     values = {name: _printable(getattr(state, name)) for name in _SUMMARY}
+    found = rules.judge(state, target)
     alerts = [
         {"severity": alert.severity, "rule": alert.rule, "message": alert.message, "step": alert.step}
-        for alert in rules.alerts(state)
+        for alert in found.alerts
     ]
-    return {**values, "severity": state.severity, "verdict": state.verdict, "alerts": alerts}
+    return {**values, "severity": found.severity, "verdict": found.verdict, "alerts": alerts}
 
 
 _SUMMARY = (
@@ -268,6 +291,7 @@ def _trust(state: State) -> None:
         for name in _CURVE_NAMES:
             setattr(state, name, Curve())
         state.first_eval_loss = None
+        state.windows = Windows()
     state.logged_step = None
     state.step_time = None
     state.paces.clear()
@@ -307,6 +331,8 @@ def _settle(state: State, status: Status, reason: str | None = None) -> None:
     state.status = state.phase = status
     state.failure = reason or state.failure
     state.failed_step = state.step
+    if state.windows.logs and state.trained:
+        rules.look(state)
 
 
 def _recover(state: State) -> None:
@@ -327,6 +353,8 @@ def _claim(state: State) -> None:
         for name in (*_CURVE_NAMES, *_NUMBERS):
             setattr(state, name, getattr(State(), name))
         state.paces.clear()
+        state.windows = Windows()
+        state.held = {}
     state.trained_stage = state.stage
 
 
@@ -402,6 +430,7 @@ def _draw(state: State, step: int, values: Mapping[str, float]) -> None:
         state.actives.add(step, values["active_gib"])
     if state.tokens_per_second is not None:
         state.throughputs.add(step, state.tokens_per_second)
+        state.windows.speeds.append(state.tokens_per_second)
 
 
 def _tokens(state: State, values: Mapping[str, float]) -> None:
@@ -423,6 +452,7 @@ def _evaluation(state: State, event: Evaluation) -> None:
         state.eval_losses.add(step, loss)
         if state.first_eval_loss is None:
             state.first_eval_loss = loss
+        rules.ask(state, "evaluation", len(state.eval_losses.points))
     elif "eval_runtime" in event.values and not any(name.endswith("_loss") for name in event.values):
         rules.note(state, "no_eval_loss")
 
@@ -508,6 +538,16 @@ def end(state: State, exit_code: int | None) -> None:
 
 def _gpu_sample(state: State, event: GpuSample) -> None:
     state.gpus = event.gpus
+    rules.ask(state, "sample", event.time or state.now or 0.0)
+
+
+def _disk_sample(state: State, event: DiskSample) -> None:
+    state.disk = event
+    rules.ask(state, "sample", event.time or state.now or 0.0)
+
+
+def _tick(_state: State, _event: Tick) -> None:
+    """The time was taken already."""
 
 
 def _line(state: State, event: Line) -> None:
@@ -531,5 +571,7 @@ _FOLDS: dict[type[Any], Any] = {
     StageStarted: _stage_started,
     StageEnded: _stage_ended,
     GpuSample: _gpu_sample,
+    DiskSample: _disk_sample,
+    Tick: _tick,
     Line: _line,
 }

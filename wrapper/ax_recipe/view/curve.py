@@ -168,8 +168,35 @@ def draw(chart: Chart, width: int, height: int, *, ascii_only: bool = False) -> 
     if len(points) < len(chart.points):
         bad = [(x, high) for x, y in chart.points if not math.isfinite(y)]
         _marks(field, bad, scale, "bad", "x" if ascii_only else "✗")
-    stem = "|" if ascii_only else "│"
-    tick = "+" if ascii_only else "┤"
+    return _framed(field, labels, margin, ascii_only)
+
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+LINES = ("line", "mark", "OK", "WATCH", "bad", "raw")
+"""The roles of the lines of an overlay, in turn: the letter at its end says whose a line is, colour or not."""
+
+
+def overlay(curves: Sequence[Sequence[Point]], width: int, height: int, *, ascii_only: bool = False) -> list[list[Run]]:
+    """The smoothed lines of several curves on one scale, each ending in its letter; sizes as in ``draw``."""
+    thinned = [thin(finite(points), 2 * width) for points in curves]
+    ranges = [bounds(buckets) for buckets in thinned if buckets] or [(0.0, 1.0)]
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    labels = _axis(Chart(()), low, high, height)
+    margin = max(map(len, labels.values()), default=0)
+    spans = [span(finite(points)) for points in curves if finite(points)] or [(0.0, 1.0)]
+    x0, x1 = min(first for first, _ in spans), max(last for _, last in spans)
+    scale = Scale(x0, x1, low, high, width - margin - 1, height)
+    field = [[(" ", "space")] * scale.width for _ in range(height)]
+    lines = [smooth(buckets) for buckets in thinned]
+    for index, line in enumerate(lines):
+        _paint(field, _trace(line, scale), LINES[index % len(LINES)], ascii_only)
+    for index, line in enumerate(lines):
+        _marks(field, line[-1:], scale, LINES[index % len(LINES)], LETTERS[index % len(LETTERS)])
+    return _framed(field, labels, margin, ascii_only)
+
+
+def _framed(field: list[list[Run]], labels: dict[int, str], margin: int, ascii_only: bool) -> list[list[Run]]:
+    stem, tick = ("|", "+") if ascii_only else ("│", "┤")
     return [
         [(labels.get(row, "").rjust(margin) + (tick if row in labels else stem), "axis"), *_runs(cells)]
         for row, cells in enumerate(field)

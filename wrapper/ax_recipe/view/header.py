@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass
 
-from ax_recipe.observe.rules import Alert
+from ax_recipe.observe.alerts import Alert
 from ax_recipe.observe.state import State
 from ax_recipe.view import figures
 from ax_recipe.view.layout import Look, fit, pair, rail, spread

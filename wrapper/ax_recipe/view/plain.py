@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ax_recipe.observe import rules
-from ax_recipe.observe.rules import Alert
+from ax_recipe.observe.alerts import Alert, Band
 from ax_recipe.observe.state import State
 from ax_recipe.view import figures
 
@@ -18,17 +18,19 @@ TRAINING = (None, "base", "train")
 class PlainLines:
     """Remembers what was said; ``lines`` gives what is new. Time is the events', so a replay reads the same."""
 
-    def __init__(self, every: float = EVERY_S) -> None:
+    def __init__(self, every: float = EVERY_S, target: Band | None = None) -> None:
         self._every = every
+        self._target = target
         self._said_at: float | None = None
         self._places: set[tuple[str | None, str]] = set()
-        self._told: set[Alert] = set()
+        self._told: set[tuple[str, int | None]] = set()
         self._done: tuple[str | None, str] | None = None
 
     def lines(self, state: State) -> list[str]:
         """The lines to print now, most often none: alerts and changes of stage, phase or outcome come at once."""
-        out = [self._alert(state, alert) for alert in state.alerts if alert not in self._told]
-        self._told.update(state.alerts)
+        news = self._news(state)
+        out = [self._alert(state, alert) for alert in news]
+        self._told.update(_key(state, alert) for alert in news)
         if state.status != "running":
             return out + self._end(state)
         self._done = None
@@ -38,6 +40,13 @@ class PlainLines:
             self._said_at = state.now
         self._places.add(place)
         return out
+
+    def _news(self, state: State) -> list[Alert]:
+        """The alerts not told yet; how it ended is told with the verdict, and a judgement's numbers may go on."""
+        if state.stage not in TRAINING:
+            return []
+        alerts = rules.judge(state, self._target).alerts
+        return [alert for alert in alerts if alert.rule != state.status and _key(state, alert) not in self._told]
 
     def _due(self, state: State) -> bool:
         if state.now is None or self._said_at is None:
@@ -57,8 +66,13 @@ class PlainLines:
         self._places.clear()
         if state.stage not in TRAINING:
             return [line(state)]
-        severity, verdict = rules.judge(state)
-        return [line(state), figures.clean(f"{_elapsed(state)} {severity} {verdict}")]
+        found = rules.judge(state, self._target)
+        return [line(state), figures.clean(f"{_elapsed(state)} {found.severity} {found.verdict}")]
+
+
+def _key(state: State, alert: Alert) -> tuple[str, int | None]:
+    """What makes an alert the same one: a judgement that is made anew has no step of its own."""
+    return alert.rule, alert.step if alert in state.alerts else None
 
 
 def line(state: State) -> str:

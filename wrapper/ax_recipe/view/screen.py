@@ -47,10 +47,10 @@ def view(
     ``now`` (unix seconds) counts the elapsed time on between events; ``notice`` takes the place of the key hints.
     """
     look = ASCII if ascii_only else UNICODE
-    severity, verdict = rules.judge(state)
+    found = rules.judge(state, target_loss, now)
     # How the run ended is the verdict's own sentence; said twice it would push the advice out of the alerts.
-    alerts = tuple(alert for alert in rules.alerts(state) if alert.rule != state.status)
-    scene = Scene(state, look, severity, verdict, alerts, now, target_loss, title)
+    alerts = tuple(alert for alert in found.alerts if alert.rule != state.status)
+    scene = Scene(state, look, found.severity, found.verdict, alerts, now, target_loss, title)
     if width < 60 or height < 16:
         lines = _tiny(scene, width, height, notice)
     elif width < 80:

@@ -1,0 +1,66 @@
+"""The doctor on the services that a recipe logs to: what is set, and whether anybody is logged in; no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ax_recipe import doctor
+
+LOGS = {
+    "wandb": "wandb_project: boats",
+    "mlflow": "use_mlflow: true",
+    "comet": "use_comet: true",
+    "trackio": "trackio_space_id: me/boats",
+}
+
+
+@pytest.fixture(autouse=True)
+def _nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WANDB_API_KEY", "MLFLOW_TRACKING_URI", "COMET_API_KEY", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def examined(folder: Path, line: str) -> dict[str, doctor.Finding]:
+    file = folder / "mine.yaml"
+    file.write_text(f"base: a/b\ndata: [{{path: c/d}}]\naxolotl:\n  {line}\n", encoding="utf-8")
+    return {found.name: found for found in doctor.examine(None, folder, str(file))}
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_a_service_without_an_account_is_named(name: str, tmp_path: Path) -> None:
+    found = examined(tmp_path, LOGS[name])
+    assert found[name].state == "absent"
+    assert LOGS[name].partition(":")[0] in found[name].detail
+    assert set(LOGS) & set(found) == {name}
+
+
+@pytest.mark.parametrize(
+    ("name", "variable"),
+    [
+        ("wandb", "WANDB_API_KEY"),
+        ("mlflow", "MLFLOW_TRACKING_URI"),
+        ("comet", "COMET_API_KEY"),
+        ("trackio", "HF_TOKEN"),
+    ],
+)
+def test_an_account_in_the_environment_is_enough(
+    name: str, variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "x")
+    assert examined(tmp_path, LOGS[name])[name].state == "ok"
+
+
+def test_a_login_file_of_another_machine_is_none(tmp_path: Path) -> None:
+    (tmp_path / ".netrc").write_text("machine example.org login me password x", encoding="utf-8")
+    assert examined(tmp_path, LOGS["wandb"])["wandb"].state == "absent"
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password x", encoding="utf-8")
+    assert examined(tmp_path, LOGS["wandb"])["wandb"].state == "ok"
+
+
+def test_what_is_switched_off_needs_no_account(tmp_path: Path) -> None:
+    assert "wandb" not in examined(tmp_path, "wandb_project: boats\n  wandb_mode: offline")
+    assert "wandb" not in examined(tmp_path, "use_wandb: false")
+    assert not {"wandb", "comet"} & {found.name for found in doctor.examine(None, tmp_path)}
