@@ -17,6 +17,9 @@ from typing import Any
 
 from ax_recipe.ship.gotemplate import GoTemplateError, render
 
+CHATML = (
+    "{{ range $i, $m := .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
+)
 TYPES = {"F32", "F16", "BF16", "Q8_0", "Q4_K_S", "Q4_K_M"}
 
 
@@ -25,7 +28,9 @@ class Server:
     """What the server holds, what it was asked, and how it is to fail.
 
     ``failure``: "late error" (a line after HTTP 200), "no success" (the stream ends), "dies" (the connection breaks
-    while creating), "dies on blob".
+    while creating), "dies on blob"; and of the live model: "chatml" (renders another template), "hidden" (shows no
+    prompts), "double bos" (a token more), "endless" (answers up to num_predict), "mute" (answers nothing), "crash"
+    (the runner dies).
     """
 
     version: str = "0.33.0"
@@ -81,7 +86,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.state.asked.append(("GET", self.path))
-        self._answer(200, {"version": self.state.version}) if self.path == "/api/version" else self._answer(404)
+        known: dict[str, Any] = {"/api/version": {"version": self.state.version}}
+        known["/api/ps"] = {"models": [{"name": name, "size": 5 << 20} for name in self.state.models]}
+        self._answer(200 if self.path in known else 404, known.get(self.path))
 
     def do_HEAD(self) -> None:
         self.state.asked.append(("HEAD", self.path))
@@ -173,14 +180,24 @@ class _Handler(BaseHTTPRequestHandler):
         messages = body["messages"]
         if model.get("system") and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": model["system"]}, *messages]
-        prompt = render(model["template"], messages)
+        failure = self.state.failure
+        prompt = render(CHATML if failure == "chatml" else model["template"], messages)
         if body.get("_debug_render_only"):
-            self._answer(200, {"model": body["model"], "_debug_info": {"rendered_template": prompt}})
+            shown = {} if failure == "hidden" else {"_debug_info": {"rendered_template": prompt}}
+            self._answer(200, {"model": body["model"], **shown})
             return
-        words = [{"message": {"role": "assistant", "content": text}, "done": False} for text in ("Ar", "r.")]
-        end = {"message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "stop"}
-        counts = {"prompt_eval_count": len(prompt.split()), "eval_count": 2}
-        self._lines(words if self.state.failure == "no success" else [*words, {**end, **counts}])
+        if failure == "crash":
+            self._answer(500, {"error": "llama runner process has terminated: signal: killed"})
+            return
+        parts = [] if failure == "mute" else ["Ar", "r."]
+        limit = body.get("options", {}).get("num_predict", 4)
+        parts = ["ye "] * limit if failure == "endless" else parts
+        words = [{"message": {"role": "assistant", "content": text}, "done": False} for text in parts]
+        reason = "length" if failure == "endless" else "stop"
+        end = {"message": {"role": "assistant", "content": ""}, "done": True, "done_reason": reason}
+        tokens = len(prompt.split()) + (failure == "double bos")
+        counts = {"prompt_eval_count": tokens, "eval_count": len(parts)}
+        self._lines(words if failure == "no success" else [*words, {**end, **counts}])
 
 
 @contextmanager

@@ -81,3 +81,50 @@ def write_run(folder: Path, **whole: tuple[tuple[int, int], bytes]) -> tuple[Pat
     }
     write_safetensors(trained / "adapter_model.safetensors", {**pairs, **whole})
     return base, trained, merged
+
+
+def write_gguf(path: Path, keys: Mapping[str, Any], tensors: Mapping[str, tuple[int, int]] | None = None) -> None:
+    """Write a GGUF of version 3: ``tensors`` are name to ggml type (0 F32, 12 Q4_K) and number of weights."""
+    body = b"".join(_string(name) + _typed(value) for name, value in keys.items())
+    heads, size = b"", 0
+    for name, (kind, weights) in (tensors or {"token_embd.weight": (0, 4)}).items():
+        heads += _string(name) + struct.pack("<IQIQ", 1, weights, kind, size)
+        size += weights * 4 if kind == 0 else weights // 256 * 144
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors or "1"), len(keys)) + body + heads
+    path.write_bytes(head + bytes(-len(head) % 32) + bytes(size))
+
+
+def _string(text: str) -> bytes:
+    return struct.pack("<Q", len(text.encode())) + text.encode()
+
+
+def _typed(value: object) -> bytes:
+    if isinstance(value, bool):
+        return struct.pack("<I?", 7, value)
+    if isinstance(value, int):
+        return struct.pack("<II", 4, value)
+    if isinstance(value, float):
+        return struct.pack("<If", 6, value)
+    if isinstance(value, str):
+        return struct.pack("<I", 8) + _string(value)
+    assert isinstance(value, list)
+    if value and isinstance(value[0], str):
+        return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(_string, value))
+    return struct.pack(f"<IIQ{len(value)}i", 9, 5, len(value), *value)
+
+
+def gguf_keys(**changes: object) -> dict[str, object]:
+    """What a good GGUF of :func:`write_model` and :func:`write_tokenizer` says; None takes a key away."""
+    keys: dict[str, object] = {
+        "general.architecture": "llama",
+        "llama.rope.freq_base": 5e5,
+        "tokenizer.chat_template": CHAT,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "llama-bpe",
+        "tokenizer.ggml.tokens": list(WORDS),
+        "tokenizer.ggml.token_type": [3, 3, 1, 1],
+        "tokenizer.ggml.eos_token_id": 1,
+        "tokenizer.ggml.add_bos_token": False,
+    }
+    keys |= {name.replace("__", "."): value for name, value in changes.items()}
+    return {name: value for name, value in keys.items() if value is not None}

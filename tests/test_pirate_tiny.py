@@ -17,6 +17,7 @@ from ax_recipe import outcomes, recipe, rundir
 from ax_recipe.rundir import RunDir
 from ax_recipe.ship import modelfile
 from conftest import ROOT
+from engines import ask_both
 
 pytestmark = [pytest.mark.axolotl, pytest.mark.slow]
 
@@ -147,3 +148,15 @@ def test_a_second_run_starts_from_the_base_that_is_there(done: Done) -> None:
     second = done.again("run", "pirate-tiny", "--until", "base")
     assert second.returncode == 0, second.stderr
     assert "made before from the same text" in second.stderr
+
+
+def test_the_engine_of_ollama_answers_token_for_token_as_trained(done: Done, tmp_path: Path) -> None:
+    """The GGUF for Ollama in llama.cpp's server, against the merged model in transformers: prompts, ids, answers."""
+    orders = done.run.read_json(done.run.orders)
+    conversations = [[{"role": "user", "content": prompt}] for prompt in orders["checks"]["prompts"]]
+    conversations.append([*conversations[0], {"role": "assistant", "content": "Arr."}, *conversations[1]])
+    asked = ask_both(Path(orders["model"]), tmp_path, Path(orders["axolotl"]["python"]), conversations)
+    assert not [check for check in asked.export.checks if check.verdict == "error"]
+    for key in ("prompt", "ids", "answer"):
+        assert [row[key] for row in asked.shipped] == [row[key] for row in asked.trained], key
+    assert {row["ended"] for row in asked.shipped} == {"eos"}

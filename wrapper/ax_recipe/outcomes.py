@@ -6,18 +6,25 @@ import csv
 import hashlib
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from ax_recipe import assets, process
 from ax_recipe.errors import MissingError, RunFailedError
 from ax_recipe.observe import events
 from ax_recipe.rundir import RunDir, write
-from ax_recipe.ship import merged, modelfile
-from ax_recipe.ship.export import Wishes, export
+from ax_recipe.ship import convert, merged, prompter
+from ax_recipe.ship import deploy as deploying
+from ax_recipe.ship.convert import Converter
+from ax_recipe.ship.deploy import Deployed, Wanted
+from ax_recipe.ship.export import Export, Wishes, export
+from ax_recipe.ship.gotemplate import Message
 from ax_recipe.ship.mend import mend
-from ax_recipe.ship.ollama import Creation, Ollama, files_of
+from ax_recipe.ship.ollama import Ollama, Report
 
 Orders = dict[str, Any]
 _MADE = "made.json"
@@ -25,10 +32,11 @@ _MADE = "made.json"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a stage came to, in a sentence; ``skipped`` where there was nothing to do it with."""
+    """What a stage came to, in a sentence and in ``figures``; ``skipped`` where there was nothing to do it with."""
 
     detail: str
     skipped: bool = False
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 def is_made(base: Path) -> bool:
@@ -44,20 +52,20 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def _base(run: RunDir, orders: Orders) -> Outcome:
-    detail = _trained(run.base_events)
+    outcome = _trained(run.base_events)
     base = Path(orders["base"])
     _files(base, "model.safetensors", "config.json", "tokenizer.json")
     write(base / _MADE, json.dumps(_digests(base), indent=1))
-    return Outcome(detail)
+    return outcome
 
 
 def _train(run: RunDir, orders: Orders) -> Outcome:
-    detail = _trained(run.events)
+    outcome = _trained(run.events)
     _files(run.output, "config.json" if orders["method"] == "full" else "adapter_model.safetensors")
-    return Outcome(detail)
+    return outcome
 
 
-def _trained(path: Path) -> str:
+def _trained(path: Path) -> Outcome:
     """Read the exact events: the last step must be the planned one, and loss and gradient real numbers.
 
     :raises RunFailedError: it is not so, although Axolotl ended with exit code 0.
@@ -82,7 +90,7 @@ def _trained(path: Path) -> str:
             f"nothing was learnt: loss {loss}, gradient norm {gradient}",
             "every label is masked: look at the data's roles",
         )
-    return f"{total} steps, loss {loss:.3f}"
+    return Outcome(f"{total} steps, loss {loss:.3f}", figures={"steps": total, "loss": loss})
 
 
 def _last_step(seen: list[events.Event]) -> tuple[int, int | None]:
@@ -108,7 +116,8 @@ def _evaluate(run: RunDir, _orders: Orders) -> Outcome:
         )
     first = _first_evaluation(run.events)
     before = f"{first:.3f} -> " if first is not None else ""
-    return Outcome(f"held-out loss {before}{loss:.3f}, perplexity {math.exp(loss):.2f}")
+    figures = {"eval_loss": loss} | ({} if first is None else {"eval_loss_before": first})
+    return Outcome(f"held-out loss {before}{loss:.3f}, perplexity {math.exp(loss):.2f}", figures=figures)
 
 
 def _first_evaluation(path: Path) -> float | None:
@@ -139,16 +148,74 @@ def _check_merge(run: RunDir, orders: Orders) -> Outcome:
     return Outcome("; ".join([f"{len(checks)} checks", *words]))
 
 
-def _export(run: RunDir, orders: Orders) -> Outcome:
-    ship = orders["ship"]
-    wishes = Wishes(ship["system"], ship["num_ctx"], ship["parameters"])
-    exported = export(Path(orders["model"]), run.path, wishes)
-    wrong = [f"{check.name}: {check.detail}" for check in exported.checks if check.verdict == "error"]
+def wishes(run: RunDir, orders: Orders) -> Wishes:
+    """What the recipe wants of the model in Ollama, and how its data was written where that was no chat."""
+    ship, python = orders["ship"], Path(orders["axolotl"]["python"])
+    jinja = prompter.of_config(yaml.safe_load(run.axolotl_yaml.read_text(encoding="utf-8")))
+    script = convert.find()
+    converter = Converter(script, python) if script else None
+    return Wishes(ship["system"], ship["num_ctx"], ship["parameters"], jinja=jinja, converter=converter)
+
+
+def exported(result: Export) -> Outcome:
+    """What an export came to.
+
+    :raises RunFailedError: Ollama would not run the model as it was trained.
+    """
+    wrong = [f"{check.name}: {check.detail}" for check in result.checks if check.verdict == "error"]
     if wrong:
         raise RunFailedError("Ollama would not run this model as it was trained: " + "; ".join(wrong))
-    doubts = [f"{check.name}: {check.detail}" for check in exported.checks if check.verdict == "warning"]
-    stops = " ".join(exported.stops)
-    return Outcome("; ".join([f"{exported.file}, the TEMPLATE proven equal, stops {stops}", *doubts]))
+    doubts = [f"{check.name}: {check.detail}" for check in result.checks if check.verdict == "warning"]
+    stops = " ".join(result.stops)
+    return Outcome("; ".join([f"{result.file}, the TEMPLATE proven equal, stops {stops}", *doubts]))
+
+
+def _export(run: RunDir, orders: Orders) -> Outcome:
+    return exported(export(Path(orders["model"]), run.path, wishes(run, orders)))
+
+
+def wanted(run: RunDir, orders: Orders, url: str) -> Wanted:
+    """How the recipe wants the model in the Ollama at ``url``; a model of that name stays, if it is not the run's."""
+    before = run.read_json(run.deployed) if run.deployed.is_file() else {}
+    name, beside = orders["ship"]["model"], run.name.removeprefix(orders["recipe"] + "-")
+    python = Path(orders["axolotl"]["python"])
+    return Wanted(
+        name,
+        orders["ship"]["quantize"],
+        own=(before.get("host"), before.get("model")) == (url, name),
+        beside=beside,
+        question=orders["checks"]["prompts"][0] if orders["checks"] else deploying.QUESTION,
+        count=counter(python) if python.is_file() else None,
+    )
+
+
+def counter(python: Path) -> deploying.Count:
+    """How many tokens a tokenizer makes of a conversation, asked of the training environment."""
+
+    def count(folder: Path, messages: Sequence[Message]) -> int:
+        value = process.probe(python, assets.probe("prompt_tokens.py"), str(folder), json.dumps(messages))
+        return int(value["tokens"])
+
+    return count
+
+
+def deploy(run: RunDir, server: Ollama, order: Wanted, report: Report) -> Deployed:
+    """Make and prove the run's model in Ollama, and note where it is."""
+    result = deploying.deploy(server, deploying.read(run.path), order, report)
+    run.write_json(run.deployed, result.as_json())
+    return result
+
+
+def deployed(result: Deployed) -> Outcome:
+    """What a deployment came to.
+
+    :raises RunFailedError: the model is in Ollama, but it is not asked or does not answer as it was trained.
+    """
+    if result.wrong:
+        raise RunFailedError(f"{result.name} is not as trained: {'; '.join(result.wrong)}", f"undo: {result.undo}")
+    doubts = [f"{check.name}: {check.detail}" for check in result.checks if check.verdict == "warning"]
+    proof = f"{len(result.checks)} checks on the live model" + "".join(f"; {doubt}" for doubt in doubts)
+    return Outcome(f"{result.run} (undo: {result.undo}); {proof}")
 
 
 def _deploy(run: RunDir, orders: Orders) -> Outcome:
@@ -161,12 +228,7 @@ def _deploy(run: RunDir, orders: Orders) -> Outcome:
             server.require()
         except MissingError as error:
             return Outcome(f"{error.message}. Where Ollama runs: {elsewhere}", skipped=True)
-        taken = server.has(ship["model"])
-        name = f"{ship['model']}:{run.name.removeprefix(orders['recipe'] + '-')}" if taken else ship["model"]
-        value = modelfile.parse(run.modelfile.read_text(encoding="utf-8"))
-        source = run.path / value.source
-        server.create(Creation(name, files_of(source), fields=value.request(), quantize=ship["quantize"]))
-    return Outcome(f"ollama run {name} (to undo it: ollama rm {name})")
+        return deployed(deploy(run, server, wanted(run, orders, server.url), lambda _: None))
 
 
 def _chat(run: RunDir, orders: Orders) -> Outcome:
@@ -176,7 +238,7 @@ def _chat(run: RunDir, orders: Orders) -> Outcome:
     words = f"{good} of {len(rows)} answers as taught, {before} before"
     if good < orders["checks"]["at_least"]:
         raise RunFailedError(f"{words}: the recipe wants {orders['checks']['at_least']}", f"read them in {run.answers}")
-    return Outcome(words)
+    return Outcome(words, figures={"matched": good, "asked": len(rows), "matched_before": before})
 
 
 def _files(folder: Path, *names: str) -> None:

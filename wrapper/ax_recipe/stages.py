@@ -148,6 +148,7 @@ def orders(plan: Plan, run: RunDir, axolotl: Axolotl, base_dir: Path, stages: tu
         "recipe": recipe.name,
         "about": recipe.about,
         "recipe_file": str(recipe.file.absolute()),
+        "changes": list(recipe.changes),
         "hardware": str(plan.hardware),
         "gpus": plan.hardware.count,
         "axolotl": {"command": str(axolotl.command), "python": str(axolotl.python), "version": axolotl.version},

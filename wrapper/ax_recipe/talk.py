@@ -17,8 +17,9 @@ def talk(run: RunDir) -> int:
     :raises RecipeError: the run has no model yet.
     """
     orders = run.read_json(run.orders)
-    if run.current_state().stage("deploy").state == "done" and shutil.which("ollama"):
-        return process.attached(["ollama", "run", orders["ship"]["model"]], {})
+    if run.current_state().stage("deploy").state == "done" and run.deployed.is_file() and shutil.which("ollama"):
+        there = run.read_json(run.deployed)
+        return process.attached(["ollama", "run", there["model"]], {"OLLAMA_HOST": there["host"]})
     model = Path(orders["model"])
     if not (model / "config.json").is_file():
         raise RecipeError(f"{run.name} has no model yet: {model} is not there", f"ax-recipe resume {run.name}")

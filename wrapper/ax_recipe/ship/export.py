@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ax_recipe.errors import MissingError, RecipeError
-from ax_recipe.ship import chat_template, mend, modelfile, stage, tokenizer, weights
+from ax_recipe.errors import MissingError, RecipeError, RunFailedError
+from ax_recipe.ship import chat_template, convert, gguf, mend, modelfile, stage, tokenizer, weights
 from ax_recipe.ship.chat_template import GoTemplate
-from ax_recipe.ship.files import link
+from ax_recipe.ship.convert import Converter
+from ax_recipe.ship.files import link, read_json
 from ax_recipe.ship.merged import Check, Folders
 from ax_recipe.ship.modelfile import Modelfile, Scalar
-from ax_recipe.ship.tokenizer import TokenizerFiles, read_json
+from ax_recipe.ship.tokenizer import TokenizerFiles
 
 MODEL = "model"
 """The staged model's folder inside the exported one."""
@@ -23,8 +24,8 @@ class Wishes:
     """What the person wants of the model in Ollama beside what its files say.
 
     ``jinja`` stands in for the tokenizer's chat template: a dataset's own one, or a prompter's (see ``prompter.py``).
-    ``gguf`` is a ready file to run instead of the weights. ``trained`` and ``base`` are the run's output_dir and the
-    base model's folder.
+    ``gguf`` is a ready file to run instead of the weights, ``converter`` makes one of them. ``trained`` and ``base``
+    are the run's output_dir and the base model's folder.
     """
 
     system: str | None = None
@@ -33,6 +34,7 @@ class Wishes:
     stops: tuple[str, ...] = ()
     jinja: str | None = None
     gguf: Path | None = None
+    converter: Converter | None = None
     trained: Path | None = None
     base: Path | None = None
 
@@ -68,11 +70,11 @@ def export(folder: Path, out: Path, wishes: Wishes | None = None) -> Export:
     if not jinja:
         raise RecipeError(
             f"{wishes.trained or folder} has no chat template",
-            "a model trained on plain instructions needs the format of its data; a base model is not for chat",
+            "trained on plain instructions, it needs --format and its data's type, e.g. alpaca; a base cannot chat",
         )
     add_bos, bos_check = _bos(files, jinja, spoken=wishes.jinja is None)
     go = chat_template.derive(jinja, files.tokens, adds_bos=add_bos)
-    source, checks = _source(folder, out, wishes, add_bos=add_bos)
+    source, checks = _source(folder, out, wishes, jinja, add_bos=add_bos)
     value = _modelfile(go, source.relative_to(out).as_posix(), wishes, folder)
     text = modelfile.render(value)
     modelfile.write(value, out / "Modelfile")
@@ -110,23 +112,59 @@ def _bos(files: TokenizerFiles, jinja: str, *, spoken: bool) -> tuple[bool, Chec
     return False, Check("begin of text", "ok", f"no {bos}, as in training")
 
 
-def _source(folder: Path, out: Path, wishes: Wishes, *, add_bos: bool) -> tuple[Path, tuple[Check, ...]]:
-    """What FROM names, staged, and the checks on it."""
+def _source(folder: Path, out: Path, wishes: Wishes, jinja: str, *, add_bos: bool) -> tuple[Path, tuple[Check, ...]]:
+    """What FROM names, and the checks on it. The staged folder's small files stay, also beside a GGUF."""
     out.mkdir(parents=True, exist_ok=True)
-    if wishes.gguf is not None:
-        target = out / wishes.gguf.name
-        if target.resolve() != wishes.gguf.resolve():
-            link(wishes.gguf.resolve(), target)
-        return target, (Check("weights", "ok", f"{wishes.gguf.name}, {wishes.gguf.stat().st_size / 2**20:.1f} MiB"),)
-    staged = stage.stage(folder, out / MODEL)
+    staged = stage.stage(folder, out / MODEL, whole=wishes.gguf is None)
     if wishes.jinja is not None and wishes.trained is None:
         stage.put_chat_template(staged, wishes.jinja)
     checks = mend.mend(Folders(staged, wishes.trained, wishes.base))
     if wishes.jinja is not None:
         stage.put_chat_template(staged, wishes.jinja)
     stage.tell_bos(staged, add_bos=add_bos)
-    latest = {check.name: check for check in (*stage.staging_checks(folder), *checks)}
-    return staged, tuple(latest.values())
+    latest = _latest((*stage.staging_checks(folder), *checks))
+
+    def held(file: Path) -> tuple[Check, ...]:
+        config = read_json(staged / "config.json")
+        return gguf.examine(file, tokenizer.load(staged), jinja, config, adds_bos=add_bos)
+
+    if wishes.gguf is not None:
+        target = out / wishes.gguf.name
+        if target.resolve() != wishes.gguf.resolve():
+            link(wishes.gguf.resolve(), target)
+        kept = (latest[name] for name in ("tokenizer", "chat template") if name in latest)
+        return target, (*kept, *held(target))
+    made = out / f"{MODEL}.gguf"
+    made.unlink(missing_ok=True)
+    if wishes.converter is None:
+        return staged, tuple(latest.values())
+    failure = _converted(staged, made, wishes.converter, latest)
+    return (staged, (*latest.values(), failure)) if failure else (made, (*latest.values(), *held(made)))
+
+
+def _converted(staged: Path, target: Path, converter: Converter, latest: dict[str, Check]) -> Check | None:
+    """Make the GGUF in the place of the staged weights; where it cannot be, why, and whether Ollama's import can."""
+    try:
+        convert.convert(staged, target, converter)
+    except RunFailedError as error:
+        importable = "architecture" in latest and latest["architecture"].verdict == "ok"
+        rest = "Ollama's own import is left to do it" if importable else "and Ollama cannot import it"
+        return Check("gguf", "warning" if importable else "error", f"{error}\n{rest}")
+    stage.drop_weights(staged)
+    for name in ("rope", "pre-tokenizer"):  # the converter knows the new keys, and the file says how it splits
+        latest.pop(name, None)
+    latest["architecture"] = Check("architecture", "ok", "llama.cpp's converter takes it")
+    return None
+
+
+def _latest(checks: Iterable[Check]) -> dict[str, Check]:
+    """The last verdict on each question; that it was mended is not lost because it is well now."""
+    latest: dict[str, Check] = {}
+    for check in checks:
+        before = latest.get(check.name)
+        if before is None or before.verdict != "mended" or check.verdict != "ok":
+            latest[check.name] = check
+    return latest
 
 
 def _modelfile(go: GoTemplate, source: str, wishes: Wishes, folder: Path) -> Modelfile:

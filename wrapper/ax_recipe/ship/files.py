@@ -1,4 +1,4 @@
-"""Replace files whole, so that no other program ever reads half of one."""
+"""Read JSON files, and replace files whole, so that no other program ever reads half of one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from ax_recipe.errors import RecipeError
 
 
 def copy(source: Path, target: Path) -> None:
@@ -36,3 +38,16 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Replace a JSON file as a whole: another program never reads half of it."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, empty where the file does not exist; raises :class:`RecipeError` for anything else."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RecipeError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise RecipeError(f"{path} holds no JSON object")
+    return value

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from ax_recipe.errors import AxRecipeError
 from ax_recipe.ship import tokenizer, weights
-from ax_recipe.ship.files import copy, write_json, write_text
+from ax_recipe.ship.files import copy, read_json, write_json, write_text
 from ax_recipe.ship.merged import Check, Folders, close, examine, input_embedding, tokenizer_is_trained, trained_whole
-from ax_recipe.ship.tokenizer import read_json
 
 
 def mend(folders: Folders) -> tuple[Check, ...]:
     """Put right what files can put right, then examine: what was changed is "mended", what could not be is "error"."""
-    mended = tuple(check for remedy in _REMEDIES for check in remedy(folders))
+    mended = tuple(check for remedy in _REMEDIES for check in _tried(remedy, folders))
     names = {check.name for check in mended}
     left = (check for check in examine(folders) if check.verdict != "ok" or check.name not in names)
     return (*mended, *left)
+
+
+def _tried(remedy: Callable[[Folders], Iterator[Check]], folders: Folders) -> Iterator[Check]:
+    try:
+        yield from remedy(folders)
+    except AxRecipeError:  # a file is missing or broken: the examination that follows says which
+        return
 
 
 def _bring_tokenizer(folders: Folders) -> Iterator[Check]:

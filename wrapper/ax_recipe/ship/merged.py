@@ -7,6 +7,7 @@ missing.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 from ax_recipe.errors import AxRecipeError
 from ax_recipe.ship import tokenizer, weights
-from ax_recipe.ship.tokenizer import read_json
+from ax_recipe.ship.files import read_json
 from ax_recipe.ship.weights import Tensor
 
 Verdict = Literal["ok", "mended", "warning", "error"]
@@ -293,7 +294,34 @@ def _architecture(folders: Folders) -> Iterator[Check]:
         )
 
 
+SPLITS = {
+    "d98f9631be1e9607a9848c26c1f9eac1aa9fc21ac6ba82a2fc0741af9780a48f": "llama-bpe",
+    "03df5c5863ad70781dcfdef491ead25140f895fe8010964be0daefe27be32b02": "deepseek-llm",
+    "21cde974d587f0d54dc8d56b183cc1e6239600172035c68fbd6d4b9f8da0576e": "deepseek-coder",
+    "1ff7f41064896984db5d1bb6ff64fa4bc29007d08c1b439e505b7392777a319e": "qwen2",
+    "00431aed57e696b747435f734d1e3b9b1bfd931a121fb5cac7129e97c181e9ba": "qwen35",
+    "b92c0824a58e1d8dc3221cf3e12c433c3a86f57e46d57229993489f0798e7702": "laguna",
+}
+"""The ways to split text that Ollama 0.33's import knows, by the sha256 of the tokenizer's expressions for it."""
+
+
+def _pre_tokenizer(folders: Folders) -> Iterator[Check]:
+    """Whether Ollama's own import would split text into the tokens that were trained; it says nothing where not."""
+    model = read_json(folders.merged / "tokenizer.json")
+    if model.get("model", {}).get("type") != "BPE" or (folders.merged / "tokenizer.model").is_file():
+        return
+    found = model.get("pre_tokenizer") or {}
+    parts = found.get("pretokenizers") or []
+    patterns = "".join(part["pattern"].get("Regex", "") for part in parts if part.get("type") == "Split")
+    known = SPLITS.get(hashlib.sha256(patterns.encode()).hexdigest())
+    if known:
+        yield Check("pre-tokenizer", "ok", f"text is split as {known} does, which Ollama's import knows")
+    else:
+        said = "Ollama's import does not know how this tokenizer splits text, so tokens may differ from training"
+        yield Check("pre-tokenizer", "warning", f"{said}; a GGUF by llama.cpp's converter keeps them")
+
+
 _QUESTIONS: tuple[Callable[[Folders], Iterator[Check]], ...] = (
     *(_weights, _stale_files, _precision, tokenizer_is_trained, _vocabulary, _chat_template, _end_of_text),
-    *(_lora_pairs, _trained_in_full, _rope, _architecture),
+    *(_lora_pairs, _trained_in_full, _rope, _architecture, _pre_tokenizer),
 )

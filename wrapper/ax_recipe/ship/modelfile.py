@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ax_recipe import assets
 from ax_recipe.errors import RecipeError
+from ax_recipe.ship.files import read_json, write_json
 
 Scalar = str | int | float | bool
 
@@ -272,6 +273,24 @@ def _typed(name: str, text: str) -> Scalar:
     return check_parameters({name: value})[name]
 
 
+REST = "Modelfile.rest.json"
+"""Beside a Modelfile that cannot carry all of it: the system prompt and stops, whole."""
+
+
 def write(modelfile: Modelfile, path: Path) -> None:
-    """Write the Modelfile to ``path`` with bare line feeds: a carriage return would end up in the prompt."""
+    """Write the Modelfile to ``path``, and what it cannot carry beside it.
+
+    With bare line feeds: a carriage return would end up in the prompt.
+    """
     path.write_text(render(modelfile), encoding="utf-8", newline="\n")
+    rest = path.with_name(REST)
+    rest.unlink(missing_ok=True)
+    if _carried(modelfile)[1]:
+        write_json(rest, {"system": modelfile.system, "stops": list(modelfile.stops)})
+
+
+def read(path: Path) -> Modelfile:
+    """What :func:`write` wrote, with whatever a person has changed in the Modelfile since."""
+    found, rest = parse(path.read_text(encoding="utf-8")), read_json(path.with_name(REST))
+    stops = tuple(dict.fromkeys((*rest.get("stops", ()), *found.stops)))
+    return replace(found, system=found.system or rest.get("system"), stops=stops)

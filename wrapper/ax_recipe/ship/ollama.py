@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,10 @@ _CHUNK = 1 << 20  # bytes
 _NAME = re.compile(
     r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}/){0,2}[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}(?::[A-Za-z0-9_][\w.-]{0,79})?"
 )
+
+
+class UnshownError(MissingError):
+    """The server does not show the prompts that it renders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +70,17 @@ class Creation:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer of the model. ``ended`` is Ollama's reason (``stop``, ``length``), the counts are in tokens."""
+    """An answer of the model. ``ended`` is Ollama's reason (``stop``, ``length``), the counts are in tokens.
+
+    ``first_s`` is when the first word came, ``all_s`` when the last did, in seconds from the question.
+    """
 
     text: str
     ended: str
     prompt_tokens: int
     answer_tokens: int
+    first_s: float = 0.0
+    all_s: float = 0.0
 
 
 def address(host: str | None = None) -> str:
@@ -188,13 +198,20 @@ class Ollama:
     def chat(self, name: str, messages: Sequence[Message], options: Mapping[str, object] | None = None) -> Reply:
         """Have the model answer, with ``options`` over its own parameters."""
         body = {"model": name, "messages": list(messages), "options": dict(options or {}), "stream": True}
-        text, last = [], dict[str, Any]()
+        text, last, asked, first = [], dict[str, Any](), time.perf_counter(), 0.0
         for last in self._stream("/api/chat", body):
             text.append(last.get("message", {}).get("content", ""))
+            first = first or time.perf_counter() - asked
         if not last.get("done"):
             raise RunFailedError(f"Ollama's answer broke off after {''.join(text)[-60:]!r}", "see the server's log")
         counts = (last.get("prompt_eval_count", 0), last.get("eval_count", 0))
-        return Reply("".join(text), last.get("done_reason", ""), *counts)
+        return Reply("".join(text), last.get("done_reason", ""), *counts, first, time.perf_counter() - asked)
+
+    def memory(self, name: str) -> int | None:
+        """How many bytes a loaded model takes, None where it is not loaded."""
+        loaded = self._json("GET", "/api/ps").get("models") or []
+        sizes = [int(each["size"]) for each in loaded if name in (each["name"], each["name"].removesuffix(":latest"))]
+        return sizes[0] if sizes else None
 
     def rendered(self, name: str, messages: Sequence[Message]) -> str:
         """The prompt that the server makes of ``messages``, without running the model."""
@@ -202,7 +219,7 @@ class Ollama:
         answer = self._json("POST", "/api/chat", json=body, timeout=None)
         text = answer.get("_debug_info", {}).get("rendered_template")
         if not isinstance(text, str):
-            raise MissingError("this Ollama does not show the prompt it renders", "update it to prove the template")
+            raise UnshownError("this Ollama does not show the prompt it renders", "update it to prove the template")
         return text
 
     def unload(self, name: str) -> None:

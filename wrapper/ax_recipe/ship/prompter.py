@@ -7,7 +7,9 @@ would be.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ax_recipe.errors import RecipeError
 
@@ -46,6 +48,15 @@ def of_type(kind: str) -> Format:
     if name not in FORMATS:
         raise RecipeError(f"the prompt format of data of type {kind!r} is not known", f"known are {', '.join(FORMATS)}")
     return FORMATS[name]
+
+
+def of_config(config: Mapping[str, Any]) -> str | None:
+    """The chat template of an Axolotl config's data, where none of it is chats and its one prompter is known.
+
+    Axolotl saves the config's chat template with the tokenizer, also where nothing was trained with it.
+    """
+    kinds = {str(row.get("type")).removesuffix(".load") for row in config.get("datasets") or []}
+    return chat_template(FORMATS[kinds.pop()]) if len(kinds) == 1 and kinds <= set(FORMATS) else None
 
 
 def chat_template(form: Format) -> str:

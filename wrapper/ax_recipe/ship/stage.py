@@ -8,15 +8,14 @@ from typing import Any
 
 from ax_recipe.errors import RunFailedError
 from ax_recipe.ship import tokenizer, weights
-from ax_recipe.ship.files import link, write_json, write_text
+from ax_recipe.ship.files import link, read_json, write_json, write_text
 from ax_recipe.ship.merged import Check
-from ax_recipe.ship.tokenizer import read_json
 
 _MARK = ".staged-by-ax-recipe"
 
 
-def stage(merged: Path, out: Path) -> Path:
-    """Lay out ``out`` for ``ollama create``: hard links to the weights, small files written anew.
+def stage(merged: Path, out: Path, *, whole: bool = True) -> Path:
+    """Lay out ``out`` for ``ollama create``: hard links to the weights (where ``whole``), small files written anew.
 
     Its config.json has the rope keys of transformers 4 beside those of 5, its tokenizer_config.json holds the chat
     template, and only the model's own weight files are there. What was staged there earlier is replaced; raises
@@ -25,8 +24,9 @@ def stage(merged: Path, out: Path) -> Path:
     if out.resolve() == merged.resolve():
         raise RunFailedError(f"{out} is the model itself", "give another folder")
     _clear(out)
-    files = [*weights.shards(merged), *(path for path in merged.iterdir() if path.is_file() and _is_small(path))]
-    for path in files:
+    small = [path for path in merged.iterdir() if path.is_file() and _is_small(path)]
+    heavy = [path for path in (*weights.shards(merged), merged / weights.INDEX) if whole and path.is_file()]
+    for path in (*heavy, *small):
         link(path.resolve(), out / path.name)
     config = read_json(merged / "config.json")
     write_json(out / "config.json", _with_rope(config))
@@ -35,6 +35,12 @@ def stage(merged: Path, out: Path) -> Path:
     embedded = {"chat_template": template} if template else {}
     write_json(out / "tokenizer_config.json", {**told, **embedded})
     return out
+
+
+def drop_weights(staged: Path) -> None:
+    """Leave the small files alone, once a GGUF holds the weights."""
+    for path in (*weights.shards(staged), staged / weights.INDEX):
+        path.unlink(missing_ok=True)
 
 
 def tell_bos(staged: Path, *, add_bos: bool) -> None:
@@ -73,7 +79,7 @@ def _clear(out: Path) -> None:
 
 
 def _is_small(path: Path) -> bool:
-    names = (weights.INDEX, "config.json", "generation_config.json", *tokenizer.FILES)
+    names = ("config.json", "generation_config.json", *tokenizer.FILES)
     return path.name in names and path.stat().st_size > 0  # an empty file ends Ollama's client
 
 
@@ -81,8 +87,13 @@ def _with_rope(config: Mapping[str, Any]) -> dict[str, Any]:
     """Ollama 0.33's converter reads ``rope_theta`` and ``rope_scaling``; transformers 5 writes ``rope_parameters``."""
     rope = config.get("rope_parameters")
     text = {"text_config": _with_rope(config["text_config"])} if isinstance(config.get("text_config"), dict) else {}
+    local = {}
+    if isinstance(rope, Mapping) and isinstance(rope.get("full_attention"), Mapping):  # Gemma 3: by kind of layer
+        theta = (rope.get("sliding_attention") or {}).get("rope_theta")
+        local = {"rope_local_base_freq": theta} if theta else {}
+        rope = rope["full_attention"]
     if not isinstance(rope, Mapping) or "rope_theta" not in rope:
         return {**config, **text}
     scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
     scaled = {"rope_scaling": scaling} if scaling.get("rope_type", "default") != "default" else {}
-    return {"rope_theta": rope["rope_theta"], **scaled, **config, **text}
+    return {"rope_theta": rope["rope_theta"], **scaled, **local, **config, **text}

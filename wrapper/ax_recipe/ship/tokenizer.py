@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from ax_recipe.errors import RecipeError
 from ax_recipe.ship.chat_template import SpecialTokens
+from ax_recipe.ship.files import read_json
 
 FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model"),
@@ -41,19 +41,6 @@ def load(folder: Path) -> TokenizerFiles:
     return TokenizerFiles(
         chat_template(folder), _tokens(folder, config, model, ids), _adds_bos(config, model), ids, _vocabulary(ids)
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, empty where the file does not exist; raises :class:`RecipeError` for anything else."""
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RecipeError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise RecipeError(f"{path} holds no JSON object")
-    return value
 
 
 def chat_template(folder: Path) -> str | None:

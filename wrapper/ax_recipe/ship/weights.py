@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ax_recipe.errors import RunFailedError
-from ax_recipe.ship.files import write_json
-from ax_recipe.ship.tokenizer import read_json
+from ax_recipe.ship.files import read_json, write_json
 
 INDEX = "model.safetensors.index.json"
 HEAD = "model-00002-of-00002.safetensors"
