@@ -79,6 +79,7 @@ def fake_axolotl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def small_recipe(tmp_path: Path) -> Path:
     """A recipe of a few local rows over a local base, for the CPU."""
     (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
     row = '{"messages": [{"role": "user", "content": "Ahoy?"}, {"role": "assistant", "content": "Arr."}]}\n'
     (tmp_path / "rows.jsonl").write_text(row * 8, encoding="utf-8")
     data = "[{path: rows.jsonl, type: chat_template}]"

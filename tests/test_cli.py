@@ -201,3 +201,11 @@ def test_a_closed_pipe_is_no_error(command: Command) -> None:
     done = subprocess.run(argv, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment, check=False)
     os.close(writer)
     assert "Traceback" not in done.stderr
+
+
+def test_replay_explains_its_verdict_by_every_rule(invoke: Invoke) -> None:
+    log = str(Path(__file__).parent / "logs" / "axolotl-0.19.0-4gpu-ok.log")
+    text = invoke("replay", log, "--explain", "--target", "0.5", "0.8").output
+    assert text.startswith("OK: Finished: all steps done")
+    assert "against" in text
+    assert "hang" in text

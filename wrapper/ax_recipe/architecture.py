@@ -81,18 +81,26 @@ class Shape:
 def find(base: str, folder: Path = Path()) -> Shape:
     """The shape of a local model folder (relative ones start at ``folder``), or of a hub id.
 
+    :raises MissingError: as :func:`config` does.
+    """
+    return from_config(config(base, folder), base)
+
+
+def config(base: str, folder: Path = Path()) -> Mapping[str, Any]:
+    """The config.json of a local model folder or a hub id, or as much of it as ships with ax-recipe.
+
     Looks at the folder, then at the shapes that ship with ax-recipe, then at the hub's cache on this machine.
 
     :raises MissingError: none of the three knows it.
     """
     local = folder / Path(base).expanduser()
     if (local / "config.json").is_file():
-        return read(local / "config.json", base)
+        return _json(local / "config.json")
     shipped = _shipped().get(base.lower())
     if shipped:
-        return from_config(shipped, base)
-    for path in sorted(_hub_cache().glob(f"models--{base.replace('/', '--')}/snapshots/*/config.json")):
-        return read(path, base)
+        return shipped
+    for path in sorted(hub_cache().glob(f"models--{base.replace('/', '--')}/snapshots/*/config.json")):
+        return _json(path)
     if local.is_dir():
         raise MissingError(f"{local}: has no config.json", "name the folder that holds the model's files")
     raise MissingError(
@@ -111,13 +119,17 @@ def read(path: Path, name: str) -> Shape:
 
     :raises RecipeError: it is not the JSON of a language model.
     """
+    return from_config(_json(path), name)
+
+
+def _json(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise RecipeError(f"{path}: cannot be read: {error}", "is this the folder of a Hugging Face model?") from error
     if not isinstance(config, dict):
         raise RecipeError(f"{path}: holds no mapping", "is this the config.json of a Hugging Face model?")
-    return from_config(config, name)
+    return config
 
 
 def from_config(config: Mapping[str, Any], name: str) -> Shape:
@@ -212,7 +224,7 @@ def _shipped() -> dict[str, Mapping[str, Any]]:
     return {each.lower(): row["config"] for row in _table() for each in row["ids"]}
 
 
-def _hub_cache() -> Path:
+def hub_cache() -> Path:
     """Where huggingface_hub 1.x keeps what it has fetched."""
     hub = os.environ.get("HF_HUB_CACHE")
     home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ax_recipe import recipe as recipes
 from ax_recipe import rundir, schema, stages
 from ax_recipe.axolotl import Axolotl, cache_folder
 from ax_recipe.axolotl import schema as axolotl_schema
-from ax_recipe.document import Document, Keys, dotted
+from ax_recipe.document import Document, Keys
 from ax_recipe.errors import Problem, ProblemsError
 from ax_recipe.hardware import Hardware, parse
 from ax_recipe.plan import Config, Plan
@@ -31,6 +31,7 @@ class Prepared:
     run: RunDir
     files: dict[str, str]
     orders: dict[str, Any]
+    plan: Plan
 
 
 def wanted_hardware(recipe: Recipe) -> Hardware:
@@ -51,28 +52,38 @@ def for_print(recipe: Recipe, gpus: str | None, axolotl: Axolotl | None) -> Plan
     return plan
 
 
-def for_run(recipe: Recipe, hardware: Hardware, axolotl: Axolotl, runs: Path) -> Prepared:
-    """Everything of a run but its existence on disk.
+def recipe_of(run: RunDir) -> Recipe:
+    """The recipe of a run as its folder has it, with the changes it was started with.
 
-    :raises ProblemsError: a key or value that Axolotl does not know, or a file that is not there.
+    Its relative paths start where they did: at the folder of the file that it was read from.
+    """
+    orders = run.read_json(run.orders)
+    found = recipes.load(str(run.recipe), orders.get("changes", ()))
+    return replace(found, name=orders["recipe"], document=replace(found.document, file=orders["recipe_file"]))
+
+
+def for_run(recipe: Recipe, hardware: Hardware, axolotl: Axolotl, runs: Path, text: str | None = None) -> Prepared:
+    """Everything of a run but its existence on disk; ``text`` is the recipe's, where its file is no longer what it was.
+
+    :raises ProblemsError: a key or value that Axolotl does not know; what else is wrong, `checks.planned` finds.
     """
     run = RunDir(runs / rundir.fresh_name(runs, recipe.name))
     base = base_folder(recipe, axolotl)
     plan = plans.make(recipe, hardware, str(run.output), str(cache_folder() / "prepared"), str(base))
     plan = plans.with_plugin(plan, stages.PLUGIN)
-    refuse_problems([*problems(plan, axolotl), *missing_files(recipe)])
+    refuse_problems(problems(plan, axolotl))
     its_stages = stages.make(plan, run, axolotl)
     orders = stages.orders(plan, run, axolotl, base, its_stages)
     state = RunState(recipe.name, tuple(StageRecord(stage.name) for stage in its_stages))
     files = {
-        run.recipe.name: recipe.file.read_text(encoding="utf-8"),
+        run.recipe.name: recipe.file.read_text(encoding="utf-8") if text is None else text,
         run.axolotl_yaml.name: render(plan.train, recipe.name, str(hardware)),
         run.orders.name: json.dumps(orders, indent=1),
         run.state.name: state.to_json(),
     }
     if plan.base:
         files[run.base_yaml.name] = render(plan.base, f"{recipe.name}'s base", "the CPU")
-    return Prepared(run, files, orders)
+    return Prepared(run, files, orders, plan)
 
 
 def base_folder(recipe: Recipe, axolotl: Axolotl | None) -> Path:
@@ -98,11 +109,11 @@ def problems(plan: Plan, axolotl: Axolotl | None) -> list[Problem]:
     return [
         problem
         for config in configs
-        for problem in schema.check(_in_recipe_lines(plan.recipe, config), known, known_plugins=[stages.PLUGIN])
+        for problem in schema.check(in_recipe_lines(plan.recipe, config), known, known_plugins=[stages.PLUGIN])
     ]
 
 
-def _in_recipe_lines(recipe: Recipe, config: Config) -> Document:
+def in_recipe_lines(recipe: Recipe, config: Config) -> Document:
     """The config as a document whose every key lies where the recipe says it."""
     lines: dict[Keys, int] = {}
     for key, origin in config.origins.items():
@@ -113,23 +124,6 @@ def _in_recipe_lines(recipe: Recipe, config: Config) -> Document:
             if path[: len(room)] == room:
                 lines[(key, *path[len(room) :])] = line
     return Document(config.values, lines, recipe.document.file)
-
-
-def missing_files(recipe: Recipe) -> list[Problem]:
-    """The local files that the recipe names and that are not there."""
-    return [
-        Problem(
-            "AX012",
-            "error",
-            f"no such file: {path}",
-            recipe.document.file,
-            recipe.document.line(key),
-            dotted(key),
-            "relative paths start at the recipe's own folder",
-        )
-        for key, path in recipes.local_files(recipe)
-        if not path.exists()
-    ]
 
 
 def refuse_problems(found: Sequence[Problem]) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import psutil
@@ -113,6 +116,87 @@ def start(argv: Sequence[str], environment: Mapping[str, str], log: Path) -> Chi
 def attached(argv: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run ``argv`` on this very terminal and give its exit code."""
     return subprocess.run(list(argv), env={**os.environ, **environment}, check=False).returncode
+
+
+class Partner:
+    """A probe that is asked again and again: JSON lines to its stdin, JSON lines from its stdout; use it in a ``with``.
+
+    What it says on stderr goes to a temporary file, so that neither can wait for the other.
+    """
+
+    def __init__(self, python: Path, program: Path, *arguments: str) -> None:
+        self._name = program.name
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when we are left
+        argv = [str(python), str(program), *arguments]
+        quiet = {**os.environ, "AXOLOTL_DO_NOT_TRACK": "1"}
+        try:
+            self._popen = subprocess.Popen(
+                argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=quiet
+            )
+        except OSError as error:
+            raise MissingError(
+                f"cannot start {python}: {error.strerror}", "ax-recipe doctor shows what is here"
+            ) from error
+
+    def __enter__(self) -> Partner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for stream in (self._popen.stdin, self._popen.stdout):
+            if stream:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+        self._popen.terminate()
+        self._popen.wait()
+        self._errors.close()
+
+    def tell(self, value: Any) -> None:
+        """Send one line; that nobody reads it any more shows when the answer is heard."""
+        assert self._popen.stdin  # noqa: S101 - narrows the type
+        with contextlib.suppress(BrokenPipeError):
+            self._popen.stdin.write(json.dumps(value) + "\n")
+            self._popen.stdin.flush()
+
+    def hear(self) -> Any:
+        """The next line.
+
+        :raises MissingError: it has ended instead; the message ends with the probe's own last line.
+        """
+        line = self._line()
+        if not line:
+            raise MissingError(f"{self._name} ended: {self._last_words()}", "ax-recipe doctor shows what is there")
+        return json.loads(line)
+
+    def all(self) -> Iterator[Any]:
+        """Every line until it ends.
+
+        :raises MissingError: it ended with an error.
+        """
+        while line := self._line():
+            yield json.loads(line)
+        if self._popen.wait():
+            raise MissingError(f"{self._name} failed: {self._last_words()}", "ax-recipe doctor shows what is there")
+
+    def _line(self) -> str:
+        assert self._popen.stdout  # noqa: S101 - narrows the type
+        return self._popen.stdout.readline()
+
+    def _last_words(self) -> str:
+        self._popen.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "no output"
+
+
+def words(argv: Sequence[str]) -> str | None:
+    """What a program says on stdout; None where it is not there or ends with an error."""
+    try:
+        done = subprocess.run(list(argv), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout if done.returncode == 0 else None
 
 
 def probe(python: Path, program: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Any:

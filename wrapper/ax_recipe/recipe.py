@@ -113,6 +113,7 @@ class Recipe:
     checks: Checks | None
     ship: Ship
     axolotl: Mapping[str, Any]
+    changes: tuple[str, ...] = ()
 
     @property
     def file(self) -> Path:
@@ -172,7 +173,7 @@ def load(name: str, changes: Sequence[str] = ()) -> Recipe:
     problems = [_hinted(problem) for problem in check(document, schema())]
     if any(problem.severity == "error" for problem in problems):
         raise ProblemsError(problems)
-    return Recipe(name=path.stem, document=document, **_filled(schema(), document.value))
+    return Recipe(name=path.stem, document=document, **_filled(schema(), document.value), changes=tuple(changes))
 
 
 def _hinted(problem: Problem) -> Problem:
@@ -190,7 +191,11 @@ def _hinted(problem: Problem) -> Problem:
     return problem if problem.suggestion else replace(problem, suggestion="A raw Axolotl key goes under `axolotl:`.")
 
 
-def _apply(value: dict[str, Any], change: str) -> None:
+def parse_change(change: str) -> tuple[tuple[str, ...], Any]:
+    """The keys and the value of a change of the form ``train.num_epochs=3``.
+
+    :raises RecipeError: it is not of that form, or its value is not YAML.
+    """
     key, equals, text = change.partition("=")
     if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", key):
         raise RecipeError(f"--set {change}: not of the form key=value", "for example --set train.num_epochs=3")
@@ -198,7 +203,12 @@ def _apply(value: dict[str, Any], change: str) -> None:
         new = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"--set {change}: the value is not YAML: {error}") from error
-    *path, last = key.split(".")
+    return tuple(key.split(".")), new
+
+
+def _apply(value: dict[str, Any], change: str) -> None:
+    keys, new = parse_change(change)
+    *path, last = keys
     for name in path:
         inner = value.setdefault(name, {})
         if not isinstance(inner, dict):

@@ -19,20 +19,6 @@ from ax_recipe.errors import Problem, Severity
 
 Json = Mapping[str, Any]
 
-CODES: dict[str, str] = {
-    "AX001": "unknown key",
-    "AX002": "wrong type",
-    "AX003": "not one of the values that exist",
-    "AX004": "required key missing",
-    "AX005": "key given twice",
-    "AX006": "broken YAML",
-    "AX007": "key without the plugin that reads it",
-    "AX008": "unknown plugin",
-    "AX009": "old key",
-    "AX010": "value out of range",
-    "AX011": "key that is not read here",
-}
-
 # What people write who come from other trainers; used only where the name on the right exists in the schema.
 RENAMED = {
     "adam_eps": "adam_epsilon",

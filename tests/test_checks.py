@@ -1,0 +1,206 @@
+"""Eighty configs with one mistake each: every one is found, with code and line, and nothing in a good one."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ax_recipe import checking
+from ax_recipe.checks import all as checks
+from ax_recipe.checks.subject import Subject
+from ax_recipe.codes import CODES
+from ax_recipe.document import Document
+from ax_recipe.hardware import CPU, parse
+from conftest import Invoke, installed_axolotl
+from wrong_configs import GOOD, WRONG, Wrong, data, lay_out, write
+
+QUICK = {name: wrong for name, wrong in WRONG.items() if not wrong.axolotl}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with all that the configs name, in which the command runs."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC", "HF_HOME", "HUGGING_FACE_HUB_TOKEN", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    lay_out(tmp_path)
+    return tmp_path
+
+
+def test_there_are_more_than_forty() -> None:
+    assert len(WRONG) >= 80
+    assert {wrong.code for wrong in WRONG.values()} <= set(CODES)
+
+
+def test_a_good_config_has_no_finding(place: Path) -> None:
+    checked = checking.quick(str(write(place, Wrong("", {}))), "1xH100-80GB", None)
+    assert [str(problem) for problem in checked.problems] == []
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_mistake_is_found(name: str, place: Path) -> None:
+    wrong = QUICK[name]
+    checked = checking.quick(str(write(place, wrong)), wrong.gpus, None)
+    found = [problem for problem in checked.problems if problem.code == wrong.code]
+    assert found, [str(problem) for problem in checked.problems]
+    worst = min(found, key=lambda problem: problem.severity)
+    assert worst.severity == wrong.severity
+    assert worst.file
+    assert worst.message
+    if wrong.code not in {"AX004", "AX053"}:  # of what is missing there is no line
+        assert worst.line, str(worst)
+
+
+@pytest.mark.parametrize("name", ["misspelt key", "all masked", "broken row", "gated model"])
+def test_the_command_answers_in_json(name: str, place: Path, invoke: Invoke) -> None:
+    wrong = WRONG[name]
+    start = time.perf_counter()
+    result = invoke("check", str(write(place, wrong)), "--gpus", wrong.gpus, "--json")
+    assert time.perf_counter() - start < 1
+    answer = json.loads(result.stdout)
+    assert set(answer) == {"problems"}
+    found = next(each for each in answer["problems"] if each["code"] == wrong.code)
+    assert set(found) == {"code", "severity", "file", "line", "key", "message", "suggestion"}
+    assert result.exit_code == 2
+
+
+def test_a_good_config_ends_with_0(place: Path, invoke: Invoke) -> None:
+    result = invoke("check", str(write(place, Wrong("", {}))), "--gpus", "1xH100-80GB", "--json")
+    assert (json.loads(result.stdout), result.exit_code) == ({"problems": []}, 0)
+
+
+def test_warnings_alone_end_with_0(place: Path, invoke: Invoke) -> None:
+    result = invoke("check", str(write(place, WRONG["warmup to the end"])), "--gpus", "1xH100-80GB")
+    assert result.exit_code == 0
+    assert "AX048" in result.stdout
+    assert "1 warning" in result.stdout
+
+
+def test_all_mistakes_are_named_at_once(place: Path, invoke: Invoke) -> None:
+    names = ("misspelt key", "rank 0", "misspelt module", "all masked", "qlora in 16 bit", "two warmups")
+    keys = {key: value for name in names for key, value in WRONG[name].keys.items()}
+    result = invoke("check", str(write(place, Wrong("", keys))), "--json")
+    found = {each["code"] for each in json.loads(result.stdout)["problems"]}
+    assert {WRONG[name].code for name in names} <= found
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("base_model: [", "AX006"), ("", "AX006"), ("- a\n- b\n", "AX006"), ("base_model: x\nbase_model: y\n", "AX005")],
+)
+def test_a_file_that_is_no_config_is_named(text: str, code: str, tmp_path: Path, invoke: Invoke) -> None:
+    path = tmp_path / "broken.yml"
+    path.write_text(text, encoding="utf-8")
+    result = invoke("check", str(path), "--json")
+    assert result.exit_code == 2
+    assert code in {each["code"] for each in json.loads(result.stdout)["problems"]}
+
+
+@pytest.mark.parametrize("name", ["pirate", "pirate-lora", "pirate-small", "pirate-tiny"])
+def test_the_bundled_recipes_are_right(name: str) -> None:
+    checked = checking.quick(name, None, None)
+    assert [str(problem) for problem in checked.problems if problem.severity == "error"] == []
+
+
+def test_a_recipe_is_spoken_of_in_its_own_keys(small_recipe: Path) -> None:
+    (small_recipe.parent / "rows.jsonl").unlink()
+    found = checking.quick(str(small_recipe), None, None).problems
+    assert {problem.key for problem in found if problem.code == "AX012"} == {"data[0].path", "held_out[0].path"}
+    assert all(problem.line for problem in found if problem.code == "AX012")
+
+
+def test_a_recipe_that_cannot_be_split_is_a_finding(small_recipe: Path) -> None:
+    found = checking.quick(str(small_recipe), "5", None).problems
+    assert [problem.code for problem in found] == ["AX010"]
+
+
+@pytest.mark.usefixtures("fake_axolotl")
+def test_run_refuses_what_check_finds(small_recipe: Path, invoke: Invoke) -> None:
+    text = small_recipe.read_text(encoding="utf-8")
+    small_recipe.write_text(f"{text}axolotl: {{lora_r: 0}}\n", encoding="utf-8")
+    result = invoke("run", str(small_recipe))
+    assert result.exit_code == 2
+    assert "AX010" in result.stderr
+
+
+def test_render_refuses_what_the_keys_alone_show(small_recipe: Path, invoke: Invoke) -> None:
+    text = small_recipe.read_text(encoding="utf-8")
+    small_recipe.write_text(f"{text}axolotl: {{bf16: true}}\n", encoding="utf-8")
+    result = invoke("render", str(small_recipe))
+    assert result.exit_code == 2
+    assert "AX044" in result.stderr
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*GOOD, "test_datasets", "deepspeed", "plugins", "tokens", "rl"]), values))
+def test_no_value_makes_a_check_stumble(keys: dict[str, Any]) -> None:
+    for hardware in (CPU, parse("1xT4-16GB"), parse("4xA100-80GB")):
+        for problem in checks.examine(Subject(Document({**GOOD, **keys}), hardware, Path("/nonexistent"))):
+            assert problem.code in CODES
+
+
+@pytest.mark.parametrize("text", ["x" * 5000, "./" + "y" * 300, "a\0b", "~nobody-here/x", "./\ud800", "/", "."])
+def test_no_path_makes_a_check_stumble(text: str, tmp_path: Path) -> None:
+    named = {"base_model": text, "tokenizer_config": text, "deepspeed": text, "output_dir": text, **data(path=text)}
+    for problem in checks.examine(Subject(Document({**GOOD, **named}), CPU, tmp_path)):
+        assert problem.code in CODES
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(["path", "type", "split", "roles", "roles_to_train"]), values)))
+def test_no_dataset_makes_a_check_stumble(datasets: list[dict[str, Any]]) -> None:
+    subject = Subject(Document({**GOOD, "datasets": datasets, "test_datasets": datasets}), CPU, Path("/nonexistent"))
+    assert all(problem.code in CODES for problem in checks.examine(subject))
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_code_is_explained(code: str, invoke: Invoke) -> None:
+    result = invoke("explain", code.lower())
+    assert result.exit_code == 0
+    assert all(word in result.stdout for word in (code, CODES[code].title, "means", "matters", "fix"))
+
+
+def test_an_unknown_code_names_the_nearest(invoke: Invoke) -> None:
+    result = invoke("explain", "AX0012")
+    assert result.exit_code == 2
+    assert "AX012" in result.stderr
+
+
+@pytest.mark.axolotl
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, wrong in WRONG.items() if wrong.axolotl])
+def test_axolotl_finds_what_is_left(name: str, place: Path, invoke: Invoke) -> None:
+    """And the second time at once: its answer is remembered."""
+    wrong, command = WRONG[name], str(installed_axolotl())
+    path = str(write(place, wrong))
+    for most in (60, 1):
+        start = time.perf_counter()
+        result = invoke("check", path, "--gpus", wrong.gpus, "--axolotl", command, "--json")
+        assert time.perf_counter() - start < most
+        found = [each for each in json.loads(result.stdout)["problems"] if each["code"] == wrong.code]
+        assert found, result.stdout
+        assert found[0]["severity"] == wrong.severity
+
+
+@pytest.mark.axolotl
+@pytest.mark.slow
+def test_axolotl_has_nothing_against_a_good_config(place: Path, invoke: Invoke) -> None:
+    command = str(installed_axolotl())
+    path = write(place, Wrong("", {}))
+    result = invoke("check", str(path), "--gpus", "1xH100-80GB", "--axolotl", command, "--json")
+    errors = [each for each in json.loads(result.stdout)["problems"] if each["severity"] == "error"]
+    assert errors == []
+    assert yaml.safe_load(path.read_text(encoding="utf-8")) == GOOD, "a copy is validated"

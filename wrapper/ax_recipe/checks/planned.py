@@ -1,0 +1,33 @@
+"""A recipe's plan as what the checks look at, and the refusal of one that has errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from ax_recipe import preparing
+from ax_recipe.axolotl import Axolotl
+from ax_recipe.checks.subject import Subject
+from ax_recipe.errors import Problem
+from ax_recipe.hardware import CPU
+from ax_recipe.plan import Plan
+from ax_recipe.recipe import Scratch
+
+
+def subjects(plan: Plan, axolotl: Axolotl | None) -> Iterator[Subject]:
+    """The plan's configs, the fine-tune last; their findings speak in the recipe's keys and lines."""
+    folder = plan.recipe.file.resolve().parent
+    scratch = isinstance(plan.recipe.base, Scratch)
+    for config, hardware in ((plan.base, CPU), (plan.train, plan.hardware)):
+        if config:
+            spelt = {key: origin.recipe_key for key, origin in config.origins.items() if origin.recipe_key}
+            document = preparing.in_recipe_lines(plan.recipe, config)
+            yield Subject(document, hardware, folder, axolotl, spelt, scratch)
+
+
+def refuse(plan: Plan, axolotl: Axolotl | None, examine: Callable[[Subject], list[Problem]]) -> None:
+    """Stop where a check finds an error.
+
+    :raises ProblemsError: with all that it finds.
+    """
+    found = (problem for subject in subjects(plan, axolotl) for problem in examine(subject))
+    preparing.refuse_problems(list(dict.fromkeys(found)))

@@ -1,0 +1,292 @@
+"""The data that a config names: whether it is there, and whether its first rows are what the config takes them for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ax_recipe.checks.subject import Subject, as_number, nearest
+from ax_recipe.data import formats, turns
+from ax_recipe.data.rows import Row, Source, locate, read
+from ax_recipe.data.turns import TurnsError
+from ax_recipe.document import Keys
+from ax_recipe.errors import Problem
+
+SAMPLE = 200  # rows that are looked at; `ax-recipe data` reads them all
+_COUNTED_BYTES = 20 << 20  # files up to this size are counted whole
+_CHARACTERS = 4.0  # of English text, for each token
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """One local dataset of the config: where its key is, its first rows, and about how many there are."""
+
+    key: Keys
+    dataset: Mapping[str, Any]
+    source: Source
+    first: tuple[Row, ...]
+    rows: int | None
+
+    @property
+    def values(self) -> list[Mapping[str, Any]]:
+        """The rows that can be read."""
+        return [row.value for row in self.first if row.value is not None]
+
+
+ROOMS = ("datasets", "test_datasets", "pretraining_dataset")
+
+
+def data(subject: Subject) -> Iterator[Problem]:
+    """Every finding about the data: AX012 to AX024, AX053."""
+    named = any(subject.list(room) for room in ("datasets", "pretraining_dataset"))
+    if not named and not subject.has_plugin("NemoGym"):  # that plugin brings its own
+        yield subject.problem("AX053", "datasets", "no data is named to train on", "datasets: [{path: ..., type: ...}]")
+    looked = []
+    for key, dataset in subject.datasets(*ROOMS):
+        yield from _paths(subject, key, dataset)
+        if (found := look(subject, key, dataset)) is not None:
+            looked.append(found)
+            yield from _first_rows(subject, found)
+    yield from _held_out(subject, looked)
+
+
+def _paths(subject: Subject, key: Keys, dataset: Mapping[str, Any]) -> Iterator[Problem]:
+    """AX012, AX023: the files of a dataset, and its split."""
+    text = dataset.get("path")
+    if not isinstance(text, str) or "://" in text:
+        return
+    path = subject.path(text)
+    if path is not None and not path.exists():
+        yield subject.problem("AX012", (*key, "path"), f"no such file: {path}", nearest(path))
+    split = dataset.get("split")
+    if path is not None and path.is_file() and isinstance(split, str) and not re.match(r"train(\W|$)", split):
+        message = f"unknown split {split!r}: a file on its own is all `train`"
+        yield subject.problem("AX023", (*key, "split"), message, "split: train, or a part such as train[:500].")
+    files = dataset.get("data_files")
+    for index, name in enumerate(files if isinstance(files, list) else []):
+        if isinstance(name, str) and path is not None and path.is_dir() and not _any_place(subject, path, name):
+            yield subject.problem("AX012", (*key, "data_files", index), f"no such file: {name}", nearest(path / name))
+
+
+def _any_place(subject: Subject, folder: Path, name: str) -> bool:
+    if "://" in name or "*" in name:
+        return True
+    return any((place / name).exists() for place in (Path(), folder, subject.folder))
+
+
+def look(subject: Subject, key: Keys, dataset: Mapping[str, Any]) -> Looked | None:
+    """The first rows of a local dataset; None for the hub, and for what only the training environment can read."""
+    text, split = dataset.get("path"), dataset.get("split")
+    path = subject.path(text) if isinstance(text, str) and "://" not in text else None
+    if path is None or not path.exists() or (path.is_dir() and dataset.get("data_files")):
+        return None
+    ds_type = dataset.get("ds_type")
+    try:
+        source = locate(path, ds_type if isinstance(ds_type, str) else None, split if isinstance(split, str) else None)
+        if source.kind is None or not source.files:
+            return None
+        first = tuple(islice(read(source), SAMPLE))
+        return Looked(key, dataset, source, first, _count(source, first))
+    except OSError:  # gone, or not ours to read: the training says so as well
+        return None
+
+
+def _count(source: Source, first: Sequence[Row]) -> int | None:
+    if len(first) < SAMPLE:
+        return len(first)
+    small = sum(path.stat().st_size for path in source.files) <= _COUNTED_BYTES
+    return sum(1 for _ in read(source)) if small else None
+
+
+def _first_rows(subject: Subject, found: Looked) -> Iterator[Problem]:
+    """AX013 to AX017, AX020: whether the rows are what the dataset's type reads."""
+    if not found.first:
+        where = str(found.source.files[0])
+        yield Problem("AX014", "error", "has no rows", where, 1, None, "Is this the right file?")
+        return
+    yield from (
+        Problem("AX014", "error", row.broken, row.file, row.line, None, "Mend or remove this line.")
+        for row in found.first
+        if row.broken
+    )
+    rows = found.values
+    if not rows:
+        return
+    lacking = list(_columns(subject, found, rows))
+    yield from lacking
+    if not lacking:
+        if _is_chat(subject, found.dataset):
+            yield from _conversations(subject, found)
+        yield from _lengths(subject, found, rows)
+
+
+def _is_chat(subject: Subject, dataset: Mapping[str, Any]) -> bool:
+    return dataset.get("type") in {"chat_template", "chat_template.load"} and not subject.keys.get("rl")
+
+
+def _columns(subject: Subject, found: Looked, rows: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
+    rl = subject.text("rl")
+    wanted = formats.columns(found.dataset, rl)
+    form = formats.recognise(rows[0])
+    if wanted is None:
+        if found.dataset.get("type") is None and form.name != formats.TOKENS and not rl:
+            message = f"no type is given, and the rows are no tokens: they look like {form.name}"
+            yield subject.problem("AX013", found.key, message, f"type: {formats.TYPES.get(form.name, 'chat_template')}")
+        return
+    for name in formats.lacking(wanted, rows):
+        has = ", ".join(map(str, list(rows[0])[:6])) or "nothing"
+        key = (*found.key, "type")
+        message = f"{found.dataset.get('type')} reads `{name}`, and the rows have {has}"
+        yield subject.problem("AX013", key, message, _better(found.dataset, form, name))
+
+
+def _better(dataset: Mapping[str, Any], form: formats.Form, name: str) -> str:
+    if form.name == formats.CHAT and dataset.get("type") == "chat_template":
+        return f"field_messages: {form.field}"
+    if form.name == formats.COMPLETION and dataset.get("type") == "completion":
+        return f"field: the column that holds the text, instead of {name}."
+    return f"The rows look like {form.name}: type: {formats.TYPES.get(form.name, 'chat_template')}."
+
+
+def _conversations(subject: Subject, found: Looked) -> Iterator[Problem]:
+    """AX015, AX016, AX017: fields and roles of the turns."""
+    how = turns.settings(found.dataset, subject.keys)
+    roles: dict[str, int] = {}
+    trained = readable = 0
+    for row in found.first:
+        if row.value is None:
+            continue
+        try:
+            read_turns = turns.read(row.value, how)
+        except TurnsError as error:
+            yield Problem("AX015", "error", error.message, row.file, row.line, None, _mapped(row.value, how))
+            if readable == 0:
+                return  # the others will be alike, and `ax-recipe data` lists them all
+            continue
+        readable += 1
+        for turn in read_turns:
+            roles[turn.role] = roles.get(turn.role, 0) + 1
+        trained += any(turn.trained and (turn.content.strip() or turn.extra) for turn in read_turns)
+        yield from _one_sided(row, read_turns)
+    yield from _roles(subject, found, how, roles, trained)
+
+
+def _mapped(row: Mapping[str, Any], how: turns.Roles) -> str | None:
+    """The mapping that would read these turns."""
+    messages = row.get(how.field)
+    turn = messages[0] if isinstance(messages, list) and messages and isinstance(messages[0], Mapping) else {}
+    role = next((key for key in ("role", "from", "speaker", "author") if key in turn), None)
+    content = next((key for key in ("content", "value", "text", "message") if key in turn), None)
+    if role and content and (role, content) != (how.role, how.content):
+        return f"message_property_mappings: {{role: {role}, content: {content}}}"
+    return "Mend or remove this row."
+
+
+def _one_sided(row: Row, read_turns: Sequence[turns.Turn]) -> Iterator[Problem]:
+    texts = [turn for turn in read_turns if turn.content.strip() or turn.extra]
+    said = {turn.role for turn in texts}
+    if not texts:
+        yield Problem("AX017", "warning", "no turn has any text", row.file, row.line, None, "Remove this row.")
+    elif "assistant" not in said and "user" in said:
+        yield Problem(
+            "AX017",
+            "warning",
+            "no answer: nothing in this row is trained",
+            row.file,
+            row.line,
+            None,
+            "Remove it, or add the answer.",
+        )
+
+
+def _roles(
+    subject: Subject, found: Looked, how: turns.Roles, roles: Mapping[str, int], trained: int
+) -> Iterator[Problem]:
+    if not roles:
+        return
+    named = ", ".join(sorted(roles))
+    if not trained:
+        key = (*found.key, "roles_to_train" if "roles_to_train" in found.dataset else "type")
+        message = f"nothing is trained: of the roles {named} none is one of {', '.join(sorted(how.trained)) or 'none'}"
+        fix = "roles_to_train: [assistant], and roles: {assistant: [...]} with the data's own name for it."
+        yield subject.problem("AX016", key, message, fix)
+        return
+    strange = sorted(set(roles) - {"user", "assistant", "system", "tool", "developer", "ipython", *how.roles.values()})
+    if strange:
+        message = f"the data has roles that chat templates do not know: {', '.join(strange)}"
+        fix = "roles: {user: [...], assistant: [...]} with the data's own names."
+        yield subject.problem("AX015", (*found.key, "type"), message, fix, "warning")
+
+
+def _lengths(subject: Subject, found: Looked, rows: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
+    """AX020, by characters: only what is wrong under any tokenizer is an error."""
+    longest = subject.number("sequence_len")
+    if not longest or found.dataset.get("type") in {"completion", "pretrain"} or subject.keys.get("rl"):
+        return
+    lengths = [_characters(row) for row in rows]
+    # No vocabulary of today makes fewer than one token of ten characters of running text.
+    if min(lengths) / 10 > longest:
+        message = f"every row is longer: the shortest has {min(lengths)} characters, and too long rows are dropped"
+        yield subject.problem("AX020", "sequence_len", message, "A larger sequence_len.")
+    elif (long := sum(length / _CHARACTERS > longest for length in lengths)) * 10 > len(lengths):
+        message = f"about {long / len(lengths):.0%} of the rows are longer, and are dropped"
+        yield subject.problem("AX020", "sequence_len", message, "`ax-recipe data` counts them exactly.", "warning")
+
+
+def _characters(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(_characters(inner) for inner in value.values())
+    return sum(_characters(inner) for inner in value) if isinstance(value, list) else 0
+
+
+def _held_out(subject: Subject, looked: Sequence[Looked]) -> Iterator[Problem]:
+    """AX021, AX022: how many rows are held out."""
+    size = as_number(subject.keys.get("val_set_size"))
+    trained = [found for found in looked if found.key[0] == "datasets"]
+    known = [found.rows for found in trained if found.rows is not None]
+    total = sum(known) if len(known) == len(trained) == len(subject.list("datasets")) and known else None
+    if size is not None and size >= 1:
+        fix = f"val_set_size: {size / 100:g} for {size:g} per cent." if size < 100 else "A share, such as 0.05."
+        if size == 1 or size != int(size):
+            yield subject.problem("AX021", "val_set_size", f"{size:g} is neither a share nor a number of rows", fix)
+        elif total is not None and size >= total:
+            yield subject.problem("AX021", "val_set_size", f"{size:g} rows of {total} leave none to train on", fix)
+        else:
+            message = f"keeps {size:g} rows, not {size:g} per cent"
+            yield subject.problem("AX021", "val_set_size", message, fix, "warning")
+    packs = (
+        subject.on("sample_packing")
+        and subject.keys.get("eval_sample_packing") is not False
+        and not subject.keys.get("rl")
+    )
+    if packs and (about := _held_out_tokens(looked, size, total)) is not None:
+        need = (subject.number("sequence_len") or 512) * (subject.number("micro_batch_size") or 1)
+        if about < need:
+            key = "eval_sample_packing" if "eval_sample_packing" in subject.keys else "sample_packing"
+            message = f"the held-out rows have about {about:.0f} tokens, fewer than the {need:.0f} of one packed batch"
+            yield subject.problem("AX022", key, message, "eval_sample_packing: false")
+
+
+def _held_out_tokens(looked: Sequence[Looked], size: float | None, total: int | None) -> float | None:
+    tests = [found for found in looked if found.key[0] == "test_datasets"]
+    if tests and all(found.rows is not None for found in tests):
+        return sum(_mean(found) * (found.rows or 0) for found in tests)
+    trained = [found for found in looked if found.key[0] == "datasets"]
+    if not size or total is None or not trained:
+        return None
+    held = total * size if size < 1 else size
+    return held * sum(_mean(found) * (found.rows or 0) for found in trained) / total
+
+
+def _mean(found: Looked) -> float:
+    lengths = [_characters(row) / _CHARACTERS for row in found.values]
+    return sum(lengths) / len(lengths) if lengths else 0.0
+
+
+CHECKS = (data,)

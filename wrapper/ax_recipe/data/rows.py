@@ -1,0 +1,195 @@
+"""Files of data to rows, one at a time, each with its file and line; memory does not grow with the file."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+KINDS = {".jsonl": "json", ".json": "json", ".ndjson": "json", ".csv": "csv", ".txt": "text"}
+"""What can be read without the training environment; the rest (parquet, arrow, the hub) is asked of it."""
+
+_CHUNK = 1 << 20  # characters
+_LONGEST_ROW = 64 << 20  # characters of one item of a JSON array, beyond which it counts as broken
+_SLICE = re.compile(r"\w+\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row and where it begins; ``value`` is None where it cannot be read, and then ``broken`` says why."""
+
+    file: str
+    line: int
+    value: Mapping[str, Any] | None
+    broken: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Local files of one kind; ``kind`` is None where only the training environment can read them."""
+
+    files: tuple[Path, ...]
+    kind: str | None
+    split: str | None = None
+
+
+def locate(path: Path, ds_type: str | None = None, split: str | None = None) -> Source:
+    """The data files at a local path that exists: the file itself, or those in the folder that are of the split."""
+    files = [path] if path.is_file() else _of_folder(path, split)
+    kinds = {_kind(file, ds_type) for file in files}
+    return Source(tuple(files), kinds.pop() if len(kinds) == 1 else None, split)
+
+
+def _kind(file: Path, ds_type: str | None) -> str | None:
+    if ds_type:
+        return ds_type if ds_type in {"json", "csv", "text"} else None
+    suffix = Path(file.name.removesuffix(".gz")).suffix
+    # A file of another name is JSON to Axolotl 0.19 (utils/data/shared.py), were it not for the binary ones.
+    return KINDS.get(suffix, None if suffix in {".parquet", ".arrow", ".zst", ".xz", ".zip"} else "json")
+
+
+def _of_folder(folder: Path, split: str | None) -> list[Path]:
+    """As `datasets` sorts a folder: by the split that stands in a file's name, else all of it is train."""
+    if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():  # save_to_disk's own form
+        return [folder]
+    files = sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and Path(path.name.removesuffix(".gz")).suffix in {*KINDS, ".parquet", ".arrow"}
+    )
+    files = [path for path in files if path.name not in {"dataset_infos.json", "dataset_info.json"}]
+    wanted = re.split(r"\W", split or "train")[0]
+    named = [path for path in files if re.search(rf"(^|\W|_){re.escape(wanted)}(\W|_|$)", path.stem)]
+    return named or files
+
+
+def read(source: Source) -> Iterator[Row]:
+    """Every row of the source that its split takes.
+
+    :raises OSError: a file cannot be opened.
+    """
+    rows = (row for file in source.files for row in _file(file, source.kind))
+    start, stop = part(source)
+    return islice(rows, start, stop)
+
+
+def part(source: Source) -> tuple[int, int | None]:
+    """The rows that ``train[10:500]`` or ``train[:5%]`` takes, as a half-open range; all of them for other splits."""
+    match = _SLICE.fullmatch((source.split or "").strip())
+    if not match:
+        return 0, None
+    ends = match["start"], match["stop"]
+    needs_total = any(end and (end.endswith("%") or end.startswith("-")) for end in ends)
+    total = sum(1 for file in source.files for _ in _file(file, source.kind)) if needs_total else 0
+    start, stop = (None if end is None else _index(end, total) for end in ends)
+    return start or 0, stop
+
+
+def _index(text: str, total: int) -> int:
+    number = int(text.removesuffix("%"))
+    number = round(total * number / 100) if text.endswith("%") else number
+    return max(0, total + number) if text.startswith("-") else number
+
+
+def _file(path: Path, kind: str | None) -> Iterator[Row]:
+    with _opened(path) as file:
+        if kind == "csv":
+            yield from _csv(file, str(path))
+        elif kind == "text":
+            for number, line in enumerate(file, 1):
+                yield Row(str(path), number, {"text": line.rstrip("\n")})
+        elif _is_array(file):
+            yield from _array(file, str(path))
+        else:
+            yield from _lines(file, str(path))
+
+
+def _opened(path: Path) -> IO[str]:
+    raw: Any = gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")  # noqa: SIM115 - closed by the caller
+    return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace", newline="\n")
+
+
+def _is_array(file: IO[str]) -> bool:
+    head = file.read(4096).lstrip()
+    file.seek(0)
+    return head.startswith("[")
+
+
+def _lines(file: IO[str], name: str) -> Iterator[Row]:
+    for number, line in enumerate(file, 1):
+        if line.isspace():  # `datasets` skips them, too
+            continue
+        yield _row(line, name, number)
+
+
+def _row(text: str, name: str, number: int) -> Row:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        where = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        return Row(name, number, None, f"no JSON: {what}{where}")
+    return _checked(value, name, number)
+
+
+def _checked(value: Any, name: str, number: int) -> Row:
+    if not isinstance(value, dict):
+        return Row(name, number, None, f"{_word(value)} where a JSON object is expected")
+    return Row(name, number, value)
+
+
+def _word(value: Any) -> str:
+    words = {list: "a list", str: "text", int: "a number", float: "a number", bool: "true or false"}
+    return words.get(type(value), "nothing")
+
+
+def _array(file: IO[str], name: str) -> Iterator[Row]:
+    """The items of one JSON array, however long: as much of it is held as one item needs."""
+    decoder = json.JSONDecoder()
+    buffer, line, ended = file.read(_CHUNK), 1, False
+    buffer, line = _skip(buffer, line, "[")
+    while True:
+        buffer, line = _skip(buffer, line, ",")
+        if buffer.startswith("]"):
+            return
+        try:
+            value, end = decoder.raw_decode(buffer) if buffer else (None, 0)
+            complete = end < len(buffer) or ended
+        except (ValueError, RecursionError):
+            complete, end = False, 0
+        if complete and end:
+            yield _checked(value, name, line)
+            line += buffer.count("\n", 0, end)
+            buffer = buffer[end:]
+        elif ended or len(buffer) > _LONGEST_ROW:
+            yield Row(name, line, None, "no JSON: the array breaks off here")
+            return
+        else:
+            more = file.read(_CHUNK)
+            buffer, ended = buffer + more, not more
+
+
+def _skip(buffer: str, line: int, mark: str) -> tuple[str, int]:
+    """Leave out white space and one ``mark``."""
+    rest = buffer.lstrip()
+    rest = rest[1:].lstrip() if rest.startswith(mark) else rest
+    return rest, line + buffer.count("\n", 0, len(buffer) - len(rest))
+
+
+def _csv(file: IO[str], name: str) -> Iterator[Row]:
+    csv.field_size_limit(_LONGEST_ROW)
+    reader = csv.DictReader(file)
+    line = 2
+    try:
+        for value in reader:
+            yield Row(name, line, {str(key): cell for key, cell in value.items() if key is not None})
+            line = reader.line_num + 1
+    except csv.Error as error:
+        yield Row(name, line, None, f"no CSV: {error}")

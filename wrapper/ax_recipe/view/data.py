@@ -1,0 +1,107 @@
+"""A survey of data for a person: figures for each dataset, three rows with what is trained of them, and the flaws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group, RenderableType
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from ax_recipe.data.rows import Row
+from ax_recipe.data.samples import Sample, Segment
+from ax_recipe.survey import Part, Survey, figures
+
+_LISTED = 20  # findings that are printed; --json has them all
+_LONGEST = 600  # characters of a row that is shown
+
+
+def show(survey: Survey) -> None:
+    """Print the survey on this terminal."""
+    console = Console(highlight=False)
+    console.print(view(survey, colours=console.is_terminal), soft_wrap=True)
+
+
+def view(survey: Survey, *, colours: bool) -> RenderableType:
+    """The whole picture; without colours, what is trained stands between guillemets."""
+    parts: list[RenderableType] = []
+    for part in survey.parts:
+        parts += [Text(f"{part.path}  {_form(part)}", style="bold"), _table(survey, part)]
+        for row, sample in part.measured.shown:
+            parts += [Text(f"\n{row.file}:{row.line}", style="cyan"), _shown(sample, colours=colours)]
+        parts.append(Text())
+    if any(part.measured.shown for part in survey.parts):
+        parts.append(Text.assemble(("trained", "green"), ("  masked", "dim")) if colours else Text("«trained»  masked"))
+    parts += [Text(f"note: {note}", style="yellow") for note in survey.notes]
+    for problem in survey.problems[:_LISTED]:
+        parts.append(Text(str(problem), style="red" if problem.severity == "error" else "yellow"))
+    if len(survey.problems) > _LISTED:
+        parts.append(Text(f"and {len(survey.problems) - _LISTED} more findings: --json lists them"))
+    return Group(*parts)
+
+
+def _form(part: Part) -> str:
+    form = part.measured.form
+    if form is None:
+        return "no rows"
+    missing = f", nearest; it has no {', '.join(form.missing)}" if form.missing else ""
+    return f"({form.name}{missing}" + (f", read as {part.type})" if part.type else ")")
+
+
+def _table(survey: Survey, part: Part) -> Table:
+    found = figures([part.measured], survey.sequence_len)
+    about = "" if survey.exact else "about "
+    lengths = found["lengths"]
+    table = Table.grid(padding=(0, 2))
+    table.add_row("rows", f"{found['rows']:,}" + (f", {found['broken']:,} cannot be read" if found["broken"] else ""))
+    table.add_row("tokens", f"{about}{found['tokens']:,} an epoch, {found['trained_share']:.1%} of them trained")
+    words = (f"{name} {lengths[name]:,}" for name in ("min", "median", "p95", "max"))
+    table.add_row("a row", f"{about}{', '.join(words)}")
+    if survey.sequence_len:
+        table.add_row("too long", f"{found['truncated']:,} of more than {survey.sequence_len:,} (sequence_len)")
+    if found["packing_efficiency"] is not None:
+        table.add_row("packing", f"fills {found['packing_efficiency']:.1%} of each {survey.sequence_len:,}")
+    table.add_row("duplicates", f"{found['duplicates']:,}")
+    if part.room == "test_datasets":
+        table.add_row("overlap", f"{found['overlap']:,} rows are trained on as well")
+    return table
+
+
+def _shown(sample: Sample, *, colours: bool) -> Text:
+    text = Text()
+    for segment in sample.segments:
+        text.append_text(_coloured(segment, colours=colours))
+    if len(text) > _LONGEST:
+        text.truncate(_LONGEST)
+        text.append(" ...")
+    return text
+
+
+def _coloured(segment: Segment, *, colours: bool) -> Text:
+    text, place = Text(), 0
+    for start, stop in segment.trained:
+        text.append(segment.text[place:start], style="dim")
+        text.append(segment.text[start:stop] if colours else f"«{segment.text[start:stop]}»", style="green")
+        place = stop
+    text.append(segment.text[place:], style="dim")
+    return text
+
+
+@contextmanager
+def bar() -> Iterator[Callable[[str, int], Callable[[Row], None]]]:
+    """A progress bar on stderr: by rows, since a compressed or remote file tells no size that means anything."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,} rows"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+
+        def dataset(name: str, _: int) -> Callable[[Row], None]:
+            task = progress.add_task(name, total=None)
+            return lambda _: progress.advance(task)
+
+        yield dataset
