@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
@@ -94,9 +94,8 @@ def test_thinning_keeps_every_point_in_one_bucket(values: list[float], count: in
 
 @given(st.floats(-1e9, 1e9), st.floats(1e-9, 1e9), st.integers(1, 12))
 def test_ticks_are_few_and_inside(low: float, size: float, count: int) -> None:
+    assume(size > abs(low) * 1e-9)  # below, neighbouring floats are farther apart than the ticks
     high = low + size
-    if high <= low:
-        return
     found = ticks(low, high, count)
     assert len(found) <= count + 1
     assert all(low - size * 1e-6 <= tick <= high + size * 1e-6 for tick in found)
