@@ -12,8 +12,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ax_recipe import checking
+from ax_recipe import checking, preparing, recipe
 from ax_recipe.checks import all as checks
+from ax_recipe.checks import planned
 from ax_recipe.checks.subject import Subject
 from ax_recipe.codes import CODES
 from ax_recipe.document import Document
@@ -201,3 +202,11 @@ def test_axolotl_has_nothing_against_a_good_config(place: Path, invoke: Invoke) 
     errors = [each for each in json.loads(result.stdout)["problems"] if each["severity"] == "error"]
     assert errors == []
     assert yaml.safe_load(path.read_text(encoding="utf-8")) == GOOD, "a copy is validated"
+
+
+def test_a_base_that_was_made_before_is_no_other_run(tmp_path: Path) -> None:
+    mine = recipe.load("pirate-tiny")
+    made = preparing.base_folder(mine, None)
+    made.mkdir(parents=True)
+    (made / "model.safetensors").write_bytes(b"made")
+    planned.refuse(preparing.for_print(mine, None, None), None, checks.examine)

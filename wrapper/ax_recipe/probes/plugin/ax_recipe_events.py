@@ -150,12 +150,26 @@ def _obey_parent() -> None:
     os._exit(0)
 
 
+def _masked(start_workers: Callable[[], Any]) -> Callable[[], Any]:
+    """Have workers (torch 2.13 starts them here) be born with SIGTERM blocked: it may come before their shield."""
+
+    def masked() -> Any:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            return start_workers()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+    return masked
+
+
 def _shielded(make: Callable[..., Any]) -> Callable[..., Any]:
     def shielded(*args: Any, **kwargs: Any) -> Any:
         made = make(*args, **kwargs)
         loader = getattr(made, "base_dataloader", made)  # what accelerate 1.13 wraps
         if not isinstance(loader.worker_init_fn, Shield):  # an evaluation may get the same loader again
             loader.worker_init_fn = Shield(loader.worker_init_fn)
+            loader._get_iterator = _masked(loader._get_iterator)
         return made
 
     return shielded
