@@ -65,7 +65,8 @@ def main() -> None:
     """Measure both in turn and print medians and their ratio."""
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     with tempfile.TemporaryDirectory() as folder:
-        environment = {"AX_RECIPE_RUNS": folder, "AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+        path = os.pathsep.join((str(BIN), os.environ["PATH"]))  # bare axolotl starts accelerate by its bare name
+        environment = {"PATH": path, "AX_RECIPE_RUNS": folder, "AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
         subprocess.run(OURS, check=True, capture_output=True, env={**os.environ, **environment})  # makes the base
         config = max(Path(folder).glob("*/axolotl.yaml"))
         bare_yaml = Path(folder) / "bare.yaml"

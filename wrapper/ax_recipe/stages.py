@@ -53,7 +53,7 @@ class Stage:
 
 def make(plan: Plan, run: RunDir, axolotl: Axolotl) -> tuple[Stage, ...]:
     """All the stages of ``plan`` in ``run``, with the exact programs and what is added to their environment."""
-    quiet = _environment(plan)
+    quiet = _environment(plan, axolotl)
     # One process on one GPU: given several, it spreads the model over them, which Axolotl's LoRA kernels do not bear.
     alone = quiet | {"CUDA_VISIBLE_DEVICES": _devices(min(1, plan.hardware.count))}
     training = quiet | {"AX_RECIPE_EVENTS": str(run.events), "AX_RECIPE_STOP": str(run.stop_file)}
@@ -99,7 +99,7 @@ def _base_stage(plan: Plan, run: RunDir, axolotl: Axolotl) -> Stage:
     build = (str(axolotl.python), str(assets.probe("tiny_base.py")), str(run.orders))
     train = (str(axolotl.command), "train", str(run.base_yaml), "--launcher", "python")
     # Its events are told from the fine-tuning's by their file.
-    environment = _environment(plan) | {"AX_RECIPE_EVENTS": str(run.base_events), "CUDA_VISIBLE_DEVICES": ""}
+    environment = _environment(plan, axolotl) | {"AX_RECIPE_EVENTS": str(run.base_events), "CUDA_VISIBLE_DEVICES": ""}
     return Stage("base", (build, train), environment)
 
 
@@ -110,10 +110,12 @@ def _launcher(gpus: int) -> tuple[str, ...]:
     return ("--launcher", "python")
 
 
-def _environment(plan: Plan) -> dict[str, str]:
+def _environment(plan: Plan, axolotl: Axolotl) -> dict[str, str]:
     environment = {
         **QUIET,
         "PYTHONUNBUFFERED": "1",
+        # axolotl starts torchrun by its bare name, which is its environment's only where that one is activated.
+        "PATH": os.pathsep.join((str(axolotl.command.parent), os.environ.get("PATH", os.defpath))),
         "PYTHONPATH": path_with(str(assets.probe(PLUGIN_FOLDER))),
         "CUDA_VISIBLE_DEVICES": _devices(plan.hardware.count),
     }
