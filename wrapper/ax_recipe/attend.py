@@ -14,7 +14,7 @@ from ax_recipe.feed import Feed
 from ax_recipe.observe import events
 from ax_recipe.observe.alerts import Band
 from ax_recipe.rundir import RunDir, RunState
-from ax_recipe.stages import HEADLINE, TITLES
+from ax_recipe.stages import TITLES
 from ax_recipe.view.dashboard import Dashboard, fits
 from ax_recipe.view.plain import PlainLines
 
@@ -120,11 +120,6 @@ def _next(run: RunDir, state: RunState) -> list[str]:
     if state.status in ("failed", "interrupted"):
         return ["", f"The run:    {run.path}", f"Go on with: ax-recipe resume {run.name}"]
     return []
-
-
-def headline(state: RunState) -> list[tuple[str, str]]:
-    """The four steps that a person thinks in, with their states."""
-    return [(TITLES[name], state.stage(name).state) for name in HEADLINE]
 
 
 def as_json(run: RunDir, state: RunState) -> str:

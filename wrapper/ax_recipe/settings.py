@@ -81,11 +81,6 @@ class Settings:
     capability: int
     outside: tuple[str, ...]
 
-    @property
-    def global_slots(self) -> int:
-        """Tokens of one optimizer step over all GPUs, padding counted."""
-        return self.slots * self.accumulation * max(1, self.gpus)
-
 
 def resolve(
     keys: Mapping[str, Any], hardware: Hardware, shape: Shape, longest: int | None = None, folder: Path = Path()

@@ -30,7 +30,6 @@ TITLES = {
     "deploy": "Deployed",
     "chat": "Answers",
 }
-HEADLINE = ("base", "train", "merge", "deploy")
 
 
 @dataclass(frozen=True, slots=True)
