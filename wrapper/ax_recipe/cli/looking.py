@@ -1,0 +1,57 @@
+"""The verbs that look at what is there: a log of any run, this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from ax_recipe.cli.program import axolotl_option, example, explain_option, json_option, main, runs_option
+
+
+@main.command(epilog=example("ax-recipe replay axolotl.log --json"))
+@click.argument("log", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--exit-code", type=int, help="How the process ended, where it is known: a log alone cannot tell a kill.")
+@click.option("--target", type=(float, float), metavar="LOW HIGH", help="The band in which the loss should end.")
+@explain_option
+@json_option
+def replay(log: Path, exit_code: int | None, target: tuple[float, float] | None, explain: bool, as_json: bool) -> None:
+    """Show the state that any Axolotl log ends in, ours or not."""
+    from ax_recipe.observe import replay as replays
+    from ax_recipe.observe.state import summary
+
+    state = replays.replay(log, exit_code)
+    if explain:
+        from ax_recipe.view import explain as view
+
+        click.echo("\n".join(view.lines(state, target)))
+        return
+    value = summary(state, target)
+    if as_json:
+        click.echo(json.dumps(value, indent=1))
+        return
+    for name, figure in value.items():
+        if name != "alerts" and figure is not None:
+            click.echo(f"{name:<26}{figure}")
+    for alert in value["alerts"]:
+        click.echo(f"{alert['severity']:<26}{alert['message']}")
+
+
+@main.command(epilog=example("ax-recipe doctor", "ax-recipe doctor pirate"))
+@click.argument("name", required=False, metavar="[RECIPE]")
+@runs_option
+@axolotl_option
+@json_option
+def doctor(name: str | None, runs: str | None, axolotl: str | None, as_json: bool) -> int:
+    """Look at what this machine has for a run, and for the accounts that a recipe logs to."""
+    from ax_recipe import doctor as doctors
+    from ax_recipe import rundir
+
+    findings = doctors.examine(axolotl, rundir.root(runs), name)
+    if as_json:
+        click.echo(json.dumps([{"name": f.name, "state": f.state, "detail": f.detail} for f in findings], indent=1))
+    else:
+        for finding in findings:
+            click.echo(f"{finding.state:<9}{finding.name:<14}{finding.detail}")
+    return 3 if any(finding.state == "missing" for finding in findings) else 0

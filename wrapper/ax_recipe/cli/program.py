@@ -1,0 +1,91 @@
+"""What the verbs share: the group itself, its boundary for errors, and the options that several take."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from ax_recipe import __version__
+from ax_recipe.errors import AxRecipeError
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+INTERRUPTED = 130
+# The orders of runs.SORTS, which need not be imported for --help.
+SORTS = ("time", "name", "recipe", "status", "loss", "eval-loss", "duration")
+# The names of stages.TITLES, which costs too much to import for --help; a test holds them together.
+STAGES = ("base", "preprocess", "train", "evaluate", "merge", "check-merge", "export", "deploy", "chat")
+
+
+class Verbs(click.Group):
+    """The one boundary where an error that a person can cause becomes text and an exit code; bugs pass through."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click asks so
+        """Keep the verbs in the order in which a person meets them."""
+        return list(self.commands)
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a verb and leave with its exit code."""
+        try:
+            code = super().main(*args, **{**extra, "standalone_mode": False})
+        except click.ClickException as error:
+            error.show()
+            code = error.exit_code
+        except AxRecipeError as error:
+            click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+            code = error.exit_code
+        except (click.Abort, KeyboardInterrupt):
+            code = INTERRUPTED
+        except BrokenPipeError:  # the reader of our output has left, as `| head` does
+            sys.stderr.close()
+            code = 0
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def example(*lines: str) -> str:
+    """The end of a verb's help."""
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def recipe_options(verb: Verb) -> Verb:
+    """What every verb takes that reads a recipe."""
+    options = [
+        click.option("--gpus", metavar="N", help="How many GPUs: 4, or 4xA100-80GB; 0 is the CPU."),
+        click.option(
+            "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a recipe's key, e.g. lora.r=16."
+        ),
+        axolotl_option,
+    ]
+    for option in reversed(options):
+        verb = option(verb)
+    return verb
+
+
+axolotl_option = click.option(
+    "--axolotl", metavar="PATH", help="The axolotl to use (else AX_RECIPE_AXOLOTL, else here)."
+)
+runs_option = click.option("--runs", metavar="DIR", help="The folder of all runs (else AX_RECIPE_RUNS, else ./runs).")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+explain_option = click.option("--explain", is_flag=True, help="Show every rule of the verdict, with its numbers.")
+
+
+@click.group(
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="\b\nStart here, with no GPU and no downloads:\n  ax-recipe run pirate-tiny",
+)
+@click.version_option(__version__, prog_name="ax-recipe")
+def main() -> None:
+    """A recipe goes in, a fine-tuned model answering in Ollama comes out. Axolotl trains."""
+
+
+def again(name: str | None, runs: str | None, stages: tuple[str, ...], as_json: bool) -> int:
+    """Let a run (the newest) go on at its first stage that is not done, or do ``stages`` once more, and watch it."""
+    from ax_recipe import attend, rundir, runner
+
+    found = rundir.find(rundir.root(runs), name)
+    runner.launch(found, stages)
+    return attend.attend(found, as_json=as_json)

@@ -1,0 +1,161 @@
+"""The verbs before a run: what a recipe is, says, needs and takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from ax_recipe.cli.program import example, json_option, main, recipe_options
+
+
+@main.command("list", epilog=example("ax-recipe list"))
+@json_option
+def list_(as_json: bool) -> None:
+    """Show the bundled recipes."""
+    from ax_recipe import recipe
+
+    recipes = [recipe.load(path.stem) for path in recipe.bundled()]
+    rows = [{"name": each.name, "about": each.about, "method": each.method, "gpus": each.gpus} for each in recipes]
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        click.echo(f"{row['name']:<14}{row['gpus'] or 'CPU':<14}{row['about']}")
+
+
+@main.command(epilog=example("ax-recipe show pirate"))
+@click.argument("name")
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """Show a recipe as its file has it."""
+    from ax_recipe import recipe
+
+    found = recipe.load(name)
+    click.echo(
+        json.dumps(found.document.value, indent=1) if as_json else found.file.read_text(encoding="utf-8"), nl=as_json
+    )
+
+
+@main.command(epilog=example("ax-recipe new mine --from pirate"))
+@click.argument("name")
+@click.option("--from", "source", required=True, metavar="RECIPE", help="The recipe to start from.")
+def new(name: str, source: str) -> None:
+    """Make a recipe of your own: a copy that you change."""
+    from ax_recipe import recipe
+
+    target = recipe.own(source, name)
+    click.echo(f"{target}: yours now. Next: ax-recipe render {target}")
+
+
+@main.command(epilog=example("ax-recipe check pirate --gpus 4xA100-80GB", "ax-recipe check axolotl.yml --json"))
+@click.argument("name", metavar="NAME|FILE")
+@click.option("--all", "everything", is_flag=True, help="Ask Axolotl's own validation even where errors are known.")
+@json_option
+@recipe_options
+def check(
+    name: str, everything: bool, as_json: bool, gpus: str | None, changes: tuple[str, ...], axolotl: str | None
+) -> int:
+    """Look for all that is wrong with a recipe or an Axolotl YAML; 2 when something is."""
+    from ax_recipe import axolotl as environment
+    from ax_recipe import checking
+
+    checked = checking.quick(name, gpus, environment.find_if_any(axolotl), changes)
+    say = (lambda _: None) if as_json else click.echo
+    for problem in checked.problems:
+        say(str(problem))
+    found = list(checked.problems)
+    if notice := checking.waits(checked, everything=everything):
+        say(notice)
+    if checking.asks(checked, everything=everything):
+        later = checking.slow(checked)
+        for problem in later:
+            say(str(problem))
+        found += later
+    click.echo(json.dumps(checking.as_json(found), indent=1) if as_json else f"{name}: {checking.summary(found)}")
+    return 2 if checking.has_error(found) else 0
+
+
+@main.command(epilog=example("ax-recipe explain AX012"))
+@click.argument("code")
+def explain(code: str) -> None:
+    """Say what a finding's code means, why it matters, and the fix."""
+    from ax_recipe import codes
+
+    click.echo(codes.explain(code))
+
+
+@main.command(epilog=example("ax-recipe data pirate-tiny", "ax-recipe data axolotl.yml --json"))
+@click.argument("name", metavar="NAME|FILE")
+@json_option
+@recipe_options
+def data(name: str, as_json: bool, gpus: str | None, changes: tuple[str, ...], axolotl: str | None) -> int:
+    """Read all the rows of a recipe, an Axolotl YAML or a data file: their form, tokens, masks and flaws."""
+    from ax_recipe import axolotl as environment
+    from ax_recipe import survey
+
+    known = environment.find_if_any(axolotl)
+    if as_json:
+        found = survey.of_file(name, gpus, known, changes)
+        click.echo(json.dumps(survey.as_json(found), indent=1))
+    else:
+        from ax_recipe.view import data as view
+
+        with view.bar() as progress:
+            found = survey.of_file(name, gpus, known, changes, progress)
+        view.show(found)
+    return 2 if survey.has_error(found) else 0
+
+
+@main.command(epilog=example("ax-recipe plan pirate --gpus 4xA100-80GB", "ax-recipe plan axolotl.yml --price 2.50"))
+@click.argument("name", metavar="NAME|FILE")
+@click.option("--seq", "sequence_len", type=click.IntRange(min=1), metavar="N", help="Another sequence_len, in tokens.")
+@click.option("--price", type=click.FloatRange(min=0), metavar="X", help="What one GPU costs an hour, for the cost.")
+@json_option
+@recipe_options
+def plan(
+    name: str,
+    sequence_len: int | None,
+    price: float | None,
+    as_json: bool,
+    gpus: str | None,
+    changes: tuple[str, ...],
+    axolotl: str | None,
+) -> None:
+    """Foretell memory, time and cost of a recipe or an Axolotl YAML; --gpus auto is this machine."""
+    from ax_recipe import axolotl as environment
+    from ax_recipe import forecast
+
+    found = forecast.of_file(name, gpus, environment.find_if_any(axolotl), changes, sequence_len, price)
+    if as_json:
+        click.echo(json.dumps(forecast.as_json(found), indent=1))
+        return
+    from ax_recipe.view import plan as view
+
+    view.show(found)
+
+
+@main.command(epilog=example("ax-recipe render pirate --gpus 1 --set lora.r=16", "ax-recipe render pirate --explain"))
+@click.argument("name")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the YAML to this file.")
+@click.option("--explain", is_flag=True, help="Say at each key where its value came from.")
+@recipe_options
+def render(
+    name: str, output: Path | None, explain: bool, gpus: str | None, changes: tuple[str, ...], axolotl: str | None
+) -> None:
+    """Print the Axolotl YAML of a recipe, every key checked."""
+    from ax_recipe import axolotl as environment
+    from ax_recipe import preparing, recipe, rundir
+    from ax_recipe.checks import keys, planned
+    from ax_recipe.render import render as text_of
+
+    known = environment.find_if_any(axolotl)
+    plan = preparing.for_print(recipe.load(name, changes), gpus, known)
+    planned.refuse(plan, known, keys.examine)
+    text = text_of(plan.train, plan.recipe.name, str(plan.hardware), explain=explain)
+    if output:
+        rundir.write(output, text)
+        click.echo(f"{output}: written", err=True)
+    else:
+        click.echo(text, nl=False)

@@ -1,0 +1,114 @@
+"""The verbs over runs that are made: list, compare, tell, do once more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ax_recipe.cli.program import SORTS, axolotl_option, example, json_option, main, runs_option
+
+
+@main.command("runs", epilog=example("ax-recipe runs", "ax-recipe runs --recipe pirate --sort eval-loss"))
+@click.option("--recipe", metavar="NAME", help="Only the runs of this recipe.")
+@click.option("--sort", type=click.Choice(SORTS), default="time", show_default=True, help="What comes first.")
+@runs_option
+@json_option
+def runs_(recipe: str | None, sort: str, runs: str | None, as_json: bool) -> None:
+    """List the runs: what became of each, and what came out."""
+    import time
+
+    from ax_recipe import rundir
+    from ax_recipe import runs as all_runs
+
+    found = all_runs.rows(rundir.root(runs), recipe, sort)
+    if as_json:
+        click.echo(all_runs.as_json(found))
+        return
+    from ax_recipe.view import runs as view
+
+    click.echo("\n".join(view.table(found, time.time())) if found else f"no runs in {rundir.root(runs)}")
+
+
+@main.command(epilog=example("ax-recipe compare pirate-20261122-101500 pirate-20261122-160000"))
+@click.argument("names", nargs=-1, required=True, metavar="RUN RUN...")
+@runs_option
+def compare(names: tuple[str, ...], runs: str | None) -> None:
+    """Put runs side by side: what differs in their configs, their curves, what came out."""
+    from ax_recipe import rundir, story
+    from ax_recipe.view import runs as view
+
+    view.show([story.read(rundir.find(rundir.root(runs), name)) for name in names])
+
+
+@main.command(epilog=example("ax-recipe report", "ax-recipe report pirate-20261122-101500 -o pirate.html"))
+@click.argument("name", required=False, metavar="[RUN]")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file.")
+@runs_option
+def report(name: str | None, output: Path | None, runs: str | None) -> None:
+    """Write a run (the newest) as one HTML file that loads nothing: verdict, curves, answers, config."""
+    from ax_recipe import rundir, story
+    from ax_recipe.view import report as view
+
+    found = story.read(rundir.find(rundir.root(runs), name))
+    target = output or found.run.report
+    rundir.write(target, view.html(found))
+    click.echo(f"{target}: written")
+
+
+@main.command(epilog=example("ax-recipe advise", "ax-recipe advise pirate-20261122-101500 --write pirate-2.yaml"))
+@click.argument("name", required=False, metavar="[RUN]")
+@click.option("--write", "new", metavar="NEW", help="Write the recipe of the next run, with all of it in.")
+@runs_option
+def advise(name: str | None, new: str | None, runs: str | None) -> None:
+    """Say after a run (the newest) what to change in its recipe: at most three things, and why."""
+    from ax_recipe import advise as advising
+    from ax_recipe import rundir, story
+
+    found = story.read(rundir.find(rundir.root(runs), name))
+    advice = advising.advise(found)
+    click.echo("\n".join(advising.show(found, advice)))
+    if new:
+        click.echo(f"{advising.next_recipe(found, advice, new)}: written. Next: ax-recipe run {new}")
+
+
+@main.command(epilog=example("ax-recipe reproduce pirate-20261122-101500 --dry-run"))
+@click.argument("name", required=False, metavar="[RUN]")
+@click.option("--gpus", metavar="N", help="On other GPUs than then.")
+@click.option("--dry-run", is_flag=True, help="Say what is different now, and start nothing.")
+@axolotl_option
+@runs_option
+@json_option
+def reproduce(
+    name: str | None, gpus: str | None, dry_run: bool, axolotl: str | None, runs: str | None, as_json: bool
+) -> int:
+    """Start a run (the newest) once more from its folder, and say what is different around it."""
+    from ax_recipe import attend, reproducing, rundir, runner
+
+    found = rundir.find(rundir.root(runs), name)
+    prepared, differences = reproducing.prepare(found, gpus, axolotl, rundir.root(runs))
+    click.echo(f"{found.name} once more, as {prepared.run.name}", err=True)
+    for line in differences or ["nothing is different"]:
+        click.echo(f"  {line}", err=True)
+    if dry_run:
+        return 0
+    rundir.create(prepared.run, prepared.files)
+    runner.launch(prepared.run)
+    return attend.attend(prepared.run, as_json=as_json)
+
+
+@main.command(epilog=example("ax-recipe rm pirate-20261122-101500"))
+@click.argument("name", metavar="RUN")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@runs_option
+def rm(name: str, yes: bool, runs: str | None) -> None:
+    """Remove a run, its weights included, after asking; one that is running stays."""
+    from ax_recipe import rundir
+    from ax_recipe import runs as all_runs
+
+    found = all_runs.exactly(rundir.root(runs), name)
+    all_runs.refuse_running(found)
+    if not yes:
+        click.confirm(f"Remove {found.path} ({all_runs.size_gib(found):.1f} GiB, weights included)?", abort=True)
+    all_runs.remove(found)
+    click.echo(f"{found.name}: removed")

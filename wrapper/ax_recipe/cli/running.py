@@ -1,0 +1,105 @@
+"""The verbs of a run that goes on: start, go on, watch, stop."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from ax_recipe.cli.program import STAGES, again, example, explain_option, json_option, main, recipe_options, runs_option
+
+
+@main.command(epilog=example("ax-recipe run pirate-tiny", "ax-recipe run pirate --gpus 4"))
+@click.argument("name")
+@click.option(
+    "--until", type=click.Choice(STAGES), metavar="STAGE", help=f"Stop after this stage: {', '.join(STAGES)}."
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be started, and start nothing.")
+@runs_option
+@json_option
+@recipe_options
+def run(
+    name: str,
+    until: str | None,
+    dry_run: bool,
+    runs: str | None,
+    as_json: bool,
+    gpus: str | None,
+    changes: tuple[str, ...],
+    axolotl: str | None,
+) -> int:
+    """Train, evaluate, merge, check, export and try a recipe, and watch it."""
+    from ax_recipe import axolotl as environment
+    from ax_recipe import hardware, preparing, recipe, rundir
+    from ax_recipe.checks import all as checks
+    from ax_recipe.checks import planned
+
+    wanted = recipe.load(name, changes)
+    lent = hardware.lend(gpus, hardware.here(), preparing.wanted_hardware(wanted))
+    found = environment.find(axolotl)
+    prepared = preparing.for_run(wanted, lent, found, rundir.root(runs))
+    planned.refuse(prepared.plan, found, checks.examine)
+    if dry_run:
+        click.echo(json.dumps(prepared.orders, indent=1) if as_json else preparing.shown(prepared))
+        return 0
+    from ax_recipe import attend, runner
+
+    rundir.create(prepared.run, prepared.files)
+    runner.launch(prepared.run, STAGES[: STAGES.index(until) + 1] if until else ())
+    return attend.attend(prepared.run, as_json=as_json)
+
+
+@main.command(epilog=example("ax-recipe resume pirate-20261122-101500"))
+@click.argument("name", required=False, metavar="[RUN]")
+@runs_option
+@json_option
+def resume(name: str | None, runs: str | None, as_json: bool) -> int:
+    """Go on with a run (the newest) at its first stage that is not done."""
+    return again(name, runs, (), as_json)
+
+
+@main.command(epilog=example("ax-recipe watch", "ax-recipe watch pirate-20261122-101500 --explain"))
+@click.argument("name", required=False, metavar="[RUN]")
+@explain_option
+@runs_option
+@json_option
+def watch(name: str | None, explain: bool, runs: str | None, as_json: bool) -> int:
+    """Show a run (the newest) that goes on, or replay one that has ended."""
+    from ax_recipe import attend, rundir
+
+    found = rundir.find(rundir.root(runs), name)
+    if not explain:
+        return attend.attend(found, as_json=as_json)
+    from ax_recipe import feed
+    from ax_recipe.view import explain as view
+
+    click.echo("\n".join(view.lines(feed.trained(found), attend.target_of(found))))
+    return 0
+
+
+@main.command(epilog=example("ax-recipe status --json"))
+@click.argument("name", required=False, metavar="[RUN]")
+@runs_option
+@json_option
+def status(name: str | None, runs: str | None, as_json: bool) -> None:
+    """Show how far a run (the newest) has come: pre-trained, fine-tuned, merged, deployed."""
+    from ax_recipe import attend, rundir
+
+    found = rundir.find(rundir.root(runs), name)
+    state = found.current_state()
+    click.echo(attend.as_json(found, state) if as_json else attend.summary(found, state))
+
+
+@main.command(epilog=example("ax-recipe stop"))
+@click.argument("name", required=False, metavar="[RUN]")
+@runs_option
+def stop(name: str | None, runs: str | None) -> int:
+    """Stop a run (the newest) after it has saved a whole checkpoint."""
+    from ax_recipe import attend, rundir
+
+    found = rundir.find(rundir.root(runs), name)
+    if not attend.stop(found):
+        click.echo(f"{found.name} does not run", err=True)
+        return 0
+    click.echo(f"{found.name} saves a checkpoint and stops")
+    return 0
