@@ -15,9 +15,9 @@ MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if "probes" not in pat
 PROBES = sorted((PACKAGE / "probes").rglob("*.py"))
 # From the recipe to the view, each may import those before it and none after.
 PIPE = (
-    "errors", "codes", "assets", "document", "edit", "schema", "recipe", "hardware", "process", "axolotl", "plan",
-    "render", "rundir", "stages", "preparing", "architecture", "settings", "memory", "timing", "forecast",
-    "observe", "ship", "data", "checks", "validation", "checking", "survey", "outcomes", "environment", "runner",
+    "errors", "codes", "assets", "document", "secret", "edit", "schema", "recipe", "hardware", "process", "axolotl", "plan",
+    "render", "seal", "rundir", "stages", "preparing", "architecture", "settings", "memory", "timing", "forecast",
+    "observe", "diagnose", "ship", "data", "checks", "trust", "validation", "checking", "survey", "outcomes", "environment", "runner",
     "feed", "runs", "story", "view", "attend", "advise", "reproducing", "shipping", "doctor", "talk", "cli",
     "__main__",
 )  # fmt: skip

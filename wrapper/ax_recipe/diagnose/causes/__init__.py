@@ -1,0 +1,1 @@
+"""The table of causes, a room for each part of a run."""

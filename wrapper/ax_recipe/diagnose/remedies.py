@@ -1,0 +1,92 @@
+"""What helps, as values: new values for Axolotl's keys, worked out from those that the run had."""
+
+from __future__ import annotations
+
+from ax_recipe.diagnose.cause import Case, NewValue, Remedy
+
+_STEPS = ("training",)
+
+
+def halved(key: str, least: int) -> NewValue:
+    """Half of what the run has, ``least`` where nobody knows it; not offered at or below ``least``."""
+
+    def value(case: Case) -> int | None:
+        now = case.config.get(key)
+        if not isinstance(now, int) or isinstance(now, bool):
+            return least
+        return max(least, now // 2) if now > least else None
+
+    return value
+
+
+def doubled(key: str, least: int) -> NewValue:
+    """Twice what the run has, ``least`` where nobody knows it."""
+
+    def value(case: Case) -> int:
+        now = case.config.get(key)
+        return max(least, 2 * now) if isinstance(now, int) and not isinstance(now, bool) else least
+
+    return value
+
+
+def unless(key: str, value: str | int | bool) -> NewValue:
+    """``value``, where the run does not have it already."""
+    return lambda case: None if case.config.get(key) == value else value
+
+
+def half_rate(case: Case) -> float:
+    """Half the learning rate."""
+    try:
+        return float(case.config.get("learning_rate") or 2e-4) / 2
+    except (TypeError, ValueError):  # somebody wrote a word there
+        return 1e-4
+
+
+def _more_passes(case: Case) -> int | None:
+    """The accumulation that leaves a step with the same rows where a pass has half of them."""
+    rows, passes = case.config.get("micro_batch_size"), case.config.get("gradient_accumulation_steps") or 1
+    if not isinstance(rows, int) or not isinstance(passes, int) or rows < 2:
+        return None
+    return passes * rows // (rows // 2)
+
+
+def _quantised(case: Case) -> str | None:
+    return "qlora" if case.config.get("adapter") == "lora" else None
+
+
+HALF_BATCH = Remedy(
+    "Half the rows in a pass, twice the passes: the batch of a step stays as it is.",
+    {"micro_batch_size": halved("micro_batch_size", 1), "gradient_accumulation_steps": _more_passes},
+    needs="micro_batch_size",
+    phases=_STEPS,
+)
+CHECKPOINTING = Remedy(
+    "Recompute activations instead of keeping them: about a third slower, most of their memory is free.",
+    {"gradient_checkpointing": unless("gradient_checkpointing", True)},
+    phases=_STEPS,
+)
+SHORTER = Remedy(
+    "Shorter rows: activations grow with their length.", {"sequence_len": halved("sequence_len", 512)}, phases=_STEPS
+)
+FOUR_BITS = Remedy(
+    "Keep the frozen weights in 4 bits: a quarter of their memory.",
+    {"adapter": _quantised, "load_in_4bit": True},
+    needs="adapter",
+    phases=("loading", "training"),
+)
+EVALUATE_LESS = Remedy(
+    "Evaluate fewer rows at once: the logits of long rows are what fills it.",
+    {"eval_batch_size": halved("eval_batch_size", 1), "eval_sample_packing": False},
+    phases=("evaluating",),
+)
+NO_FRAGMENTS = Remedy(
+    "Let PyTorch grow its blocks; it helps where much is reserved but not allocated.",
+    command="PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True {again}",
+    phases=("training", "evaluating"),
+)
+ON_THE_CPU = Remedy(
+    "Merge in the machine's memory instead of the GPU's.",
+    command='CUDA_VISIBLE_DEVICES="" {again}',
+    phases=("merging",),
+)
+RESUME = Remedy("Go on from the last whole checkpoint.", command="{resume}")
