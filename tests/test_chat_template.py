@@ -95,6 +95,7 @@ REFUSED = {
     "{% for message in messages %}": "not valid Jinja",
     "{{ raise_exception('never') }}": "never",
     "{% for tool in tools %}{{ tool }}{% endfor %}": "not iterable",
+    "{{ '' + functions }}": "'functions' is undefined",
     "{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}": "once and in order",
     "{% for m in messages %}{{ loop.index }}{{ m.content }}{% endfor %}": "several ways",
     "{{ messages | length }}{{ messages[-1].content }}": "once and in order",
@@ -108,6 +109,27 @@ REFUSED = {
 def test_a_template_without_a_twin_is_refused(text: str, reason: str) -> None:
     with pytest.raises(RecipeError, match=reason):
         derive(text, TOKENS, adds_bos=False)
+
+
+OTHERWISE = {
+    "{{ tools | length }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}": ("without tools", "0"),
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content[0].text }}{% endfor %}": ("parts", ""),
+}
+
+
+@pytest.mark.parametrize(("text", "told"), OTHERWISE.items())
+def test_what_a_template_needs_beside_texts_is_given_and_told(text: str, told: tuple[str, str]) -> None:
+    go = derive(text, TOKENS, adds_bos=False)
+    assert told[0] in go.warnings[0]
+    assert Program(go.template)(conversations.make("u", ("Ahoy",))) == f"{told[1]}<|user|>Ahoy"
+
+
+def test_answers_that_nothing_ends_are_carried_over() -> None:
+    text = (
+        "{% for m in messages %}{{ '[ASK] ' + m.content + ' [/ASK]' if m.role == 'user' else m.content }}{% endfor %}"
+    )
+    go = derive(text, TOKENS, adds_bos=False)
+    assert (go.system, go.stops) == ("first", ("[ASK]", "</s>"))
 
 
 def test_a_template_sees_nothing_of_python() -> None:
@@ -129,7 +151,7 @@ def test_plain_instructions_are_carried_over(kind: str) -> None:
 
 def test_alpaca_stops_at_the_next_instruction() -> None:
     go = derive(prompter.chat_template(prompter.of_type("alpaca.load")), TOKENS, adds_bos=True)
-    assert go.stops == ("</s>", "### Instruction:")
+    assert go.stops == ("</s>", "### Instruction:", "### Response:")
     with pytest.raises(RecipeError, match="known are"):
         prompter.of_type("sharegpt")
 

@@ -84,6 +84,25 @@ def test_data_without_a_chat_template_is_named(invoke: Invoke, tmp_path: Path) -
     assert "### Instruction:" in json.loads(done.stdout)["template"]
 
 
+def test_templates_for_other_ends_alone_are_no_guess(invoke: Invoke, model: Path, tmp_path: Path) -> None:
+    (model / "chat_template.jinja").unlink()
+    named = [{"name": "tool_use", "template": CHAT}, {"name": "rag", "template": CHAT}]
+    (model / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>", "chat_template": named}))
+    done = invoke("export", str(model), "--out", str(tmp_path / "out"))
+    assert done.exit_code == 2
+    assert "for tool_use, rag, and none called default" in done.stderr
+
+
+def test_a_template_and_a_tokenizer_without_weights_are_told_as_such(
+    invoke: Invoke, model: Path, tmp_path: Path
+) -> None:
+    (model / "model.safetensors").unlink()
+    done = invoke("export", str(model), "--out", str(tmp_path / "out"), "--json")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["stops"] == ["<|end|>", "</s>"]
+    assert checks(done.stdout)["weights"][0] == "error"
+
+
 def test_a_ready_gguf_is_held_against_the_model(invoke: Invoke, model: Path, tmp_path: Path) -> None:
     write_gguf(tmp_path / "good.gguf", gguf_keys())
     write_gguf(tmp_path / "bad.gguf", gguf_keys(tokenizer__ggml__eos_token_id=0))

@@ -56,14 +56,17 @@ def derive(jinja: str, tokens: SpecialTokens, *, adds_bos: bool) -> GoTemplate:
     ``adds_bos`` says whether the engine puts the BOS token in front by itself: then it is left out of the template.
     Raises :class:`RecipeError` where no form renders every core conversation to the same bytes.
     """
-    probe = Probe(HfTemplate(jinja, tokens.variables()), tokens.bos or "" if adds_bos else "")
+    trained = HfTemplate(jinja, tokens.variables())
+    probe = Probe(trained, tokens.bos or "" if adds_bos else "")
     turns = learn(probe)
     with_system = turns.system.kind in ("first", "last user")
     core = _expected(probe, conversations.core(system=with_system), strict=True)
     rare = _expected(probe, conversations.rare(system=with_system), strict=False)
     fitting = _fitting(forms(turns, tokens.bos or ""), core, rare)
     template, missed = min(fitting, key=lambda found: len(found[1]))
-    warnings = (*_system_warnings(turns), *(f"{kind}: Ollama's prompt differs from the trained one" for kind in missed))
+    told = (trained.told,) if trained.told else ()
+    differing = (f"{kind}: Ollama's prompt differs from the trained one" for kind in missed)
+    warnings = (*told, *_system_warnings(turns), *differing)
     return GoTemplate(template, stops(turns, tokens), turns.system.kind, warnings, len(core) + len(rare))
 
 
@@ -129,8 +132,10 @@ def stops(turns: Turns, tokens: SpecialTokens) -> tuple[str, ...]:
     special = {token for token in (*tokens.added, tokens.bos, tokens.eos, *tokens.ends) if token and token.strip()}
     close = (turns.assistant_close or "").strip()
     found = _first_token(turns.to_user, special) or _first_marker(turns.to_user) or close
-    opening = _first_line(turns.to_user.partition(turns.assistant_close or found)[2])
-    answer = _first_line(turns.to_assistant.removeprefix(turns.user_close or ""))
+    ended = turns.assistant_close or found
+    opening = _first_line(turns.to_user.partition(ended)[2] if ended else turns.to_user)
+    closing = turns.user_close or ""
+    answer = _first_line(turns.to_assistant.removeprefix(closing)) or _heading(closing)
     plain = [text for text in (opening, answer) if not (_first_token(text, special) or _first_marker(text))]
     openings = [opening, *plain] if opening in special else plain
     ends = dict.fromkeys((found, tokens.eos or "", *tokens.ends, *(text for text in openings if len(text) > 1)))
@@ -147,6 +152,12 @@ def _first_marker(text: str) -> str:
     """A leading ``<...>`` or ``[|...|]``: a token in all but name where the tokenizer does not list it."""
     match = re.match(r"\s*(<[^<>\s]+>|\[\|[^\[\]\s]+\|\])", text)
     return match[1] if match else ""
+
+
+def _heading(text: str) -> str:
+    """The last line of a user's turn, where it is the answer's heading."""
+    last = text.strip().rpartition("\n")[2]
+    return last if last.endswith(":") else ""
 
 
 def _first_line(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NoReturn
 
 from ax_recipe.errors import MissingError, RecipeError, RunFailedError
 from ax_recipe.ship import chat_template, convert, gguf, mend, modelfile, stage, tokenizer, weights
@@ -68,10 +69,7 @@ def export(folder: Path, out: Path, wishes: Wishes | None = None) -> Export:
     files = tokenizer.load(wishes.trained or folder)
     jinja = wishes.jinja or files.chat_template
     if not jinja:
-        raise RecipeError(
-            f"{wishes.trained or folder} has no chat template",
-            "trained on plain instructions, it needs --format and its data's type, e.g. alpaca; a base cannot chat",
-        )
+        _refuse_without_template(wishes.trained or folder)
     add_bos, bos_check = _bos(files, jinja, spoken=wishes.jinja is None)
     go = chat_template.derive(jinja, files.tokens, adds_bos=add_bos)
     source, checks = _source(folder, out, wishes, jinja, add_bos=add_bos)
@@ -87,6 +85,19 @@ def _refuse_odd(folder: Path) -> None:
         raise MissingError(f"{folder} is no folder")
     if (folder / "adapter_config.json").is_file() and not weights.shards(folder):
         raise RecipeError(f"{folder} holds an adapter, not a model", "merge it first: axolotl merge-lora")
+
+
+def _refuse_without_template(folder: Path) -> NoReturn:
+    others = tokenizer.other_templates(folder)
+    if others:
+        raise RecipeError(
+            f"{folder} has chat templates for {', '.join(others)}, and none called default",
+            f"save the one that was trained with as {folder / 'chat_template.jinja'}",
+        )
+    raise RecipeError(
+        f"{folder} has no chat template",
+        "trained on plain instructions, it needs --format and its data's type, e.g. alpaca; a base cannot chat",
+    )
 
 
 def _bos(files: TokenizerFiles, jinja: str, *, spoken: bool) -> tuple[bool, Check]:

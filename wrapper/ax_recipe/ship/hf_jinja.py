@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from jinja2 import TemplateError, nodes
@@ -52,8 +53,30 @@ def _now(form: str) -> str:
     return datetime.now().strftime(form)
 
 
+_GREETING = "Hello"
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How a template is given what is the same for all: no tools as None or an empty list, texts bare or as parts."""
+
+    tools: tuple[()] | None = None
+    parts: bool = False
+    told: str = ""
+
+
+_WAYS = (
+    _Way(),
+    _Way((), told="the chat template cannot be rendered without tools: compared with an empty list of them"),
+    _Way(parts=True, told="the chat template takes a text as a list of parts: compared with one part each"),
+)
+
+
 class HfTemplate:
-    """A compiled chat template together with the tokenizer's special tokens (``bos_token``, ``eos_token``, ...)."""
+    """A compiled chat template together with the tokenizer's special tokens (``bos_token``, ``eos_token``, ...).
+
+    ``told`` says in words where it cannot be rendered as transformers renders a text without tools.
+    """
 
     def __init__(self, text: str, tokens: Mapping[str, str]) -> None:
         environment = ImmutableSandboxedEnvironment(
@@ -66,6 +89,19 @@ class HfTemplate:
             self._template = environment.from_string(text)
         except TemplateError as error:
             raise RecipeError(f"the chat template is not valid Jinja: {error}") from error
+        self._way = next((way for way in _WAYS if self._writes(way)), _WAYS[0])
+
+    @property
+    def told(self) -> str:
+        """What a person should know of how it is rendered; empty where that is nothing."""
+        return self._way.told
+
+    def _writes(self, way: _Way) -> bool:
+        self._way = way
+        try:
+            return _GREETING in self.render([{"role": "user", "content": _GREETING}])
+        except RefusedError:
+            return False
 
     def render(self, messages: Sequence[Message], *, prompt: bool = True, clock: Clock = _now) -> str:
         """The text of ``messages``; ``prompt`` opens the assistant's turn at the end.
@@ -74,12 +110,16 @@ class HfTemplate:
         """
         try:
             return self._template.render(
-                messages=[dict(message) for message in messages],
+                messages=[self._given(message) for message in messages],
                 add_generation_prompt=prompt,
-                tools=None,
+                tools=None if self._way.tools is None else [],
                 documents=None,
                 strftime_now=clock,
                 **self._tokens,
             )
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
             raise RefusedError(f"the chat template refuses this conversation: {error}") from error
+
+    def _given(self, message: Message) -> dict[str, object]:
+        content = message["content"]
+        return {**message, "content": [{"type": "text", "text": content}] if self._way.parts else content}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ax_recipe.errors import RecipeError
+from ax_recipe.ship import sentencepiece
 from ax_recipe.ship.chat_template import SpecialTokens
 from ax_recipe.ship.files import read_json
 
@@ -16,6 +17,8 @@ FILES = (
     *("vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json"),
 )
 """The files that a tokenizer may consist of."""
+
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
@@ -32,11 +35,14 @@ class TokenizerFiles:
 
 
 def load(folder: Path) -> TokenizerFiles:
-    """Read a folder's tokenizer; raises :class:`RecipeError` where there is none."""
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+    """Read a folder's tokenizer; raises :class:`RecipeError` where there is none.
+
+    One that is a tokenizer_config.json and no vocabulary has no ``ids``: its chat template can be read all the same.
+    """
+    if not any((folder / name).is_file() for name in (*_VOCABULARIES, "tokenizer_config.json")):
         raise RecipeError(f"{folder} has no tokenizer", "expected tokenizer.json beside the model")
-    config = read_json(folder / "tokenizer_config.json")
-    model = read_json(folder / "tokenizer.json")
+    config = _filled(read_json(folder / "tokenizer_config.json"))
+    model = _filled(read_json(folder / "tokenizer.json"))
     ids = _ids(folder, config, model)
     return TokenizerFiles(
         chat_template(folder), _tokens(folder, config, model, ids), _adds_bos(config, model), ids, _vocabulary(ids)
@@ -47,15 +53,39 @@ def chat_template(folder: Path) -> str | None:
     """The chat template by transformers' order: ``chat_template.jinja`` before the one in tokenizer_config.json."""
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise RecipeError(f"{file} is not UTF-8: {error}") from error
+    places = (read_json(folder / name) for name in ("tokenizer_config.json", "chat_template.json"))
+    return next((text for place in places if (text := _default(place.get("chat_template")))), None)
+
+
+def _default(named: object) -> str | None:
+    """A chat template that is the only one, or of several by name the one called default."""
+    if isinstance(named, list):
+        named = {item.get("name"): item.get("template") for item in named if isinstance(item, Mapping)}
+    found = named.get("default") if isinstance(named, Mapping) else named
+    return found if isinstance(found, str) else None
+
+
+def other_templates(folder: Path) -> list[str]:
+    """The names of chat templates beside the default one: for tools, or for documents."""
     named = read_json(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(named, list):
-        named = {item["name"]: item["template"] for item in named}.get("default")
-    return named or read_json(folder / "chat_template.json").get("chat_template")
+        named = {item.get("name"): item for item in named if isinstance(item, Mapping)}
+    listed = [str(name) for name in named] if isinstance(named, Mapping) else []
+    files = sorted(path.stem for path in (folder / "additional_chat_templates").glob("*.jinja"))
+    return [name for name in dict.fromkeys((*listed, *files)) if name != "default"]
+
+
+def _filled(value: dict[str, Any]) -> dict[str, Any]:
+    """Without what is null: some programs write a key that has no value, others leave it out."""
+    return {key: each for key, each in value.items() if each is not None}
 
 
 def _ids(folder: Path, config: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, int]:
-    vocabulary = model.get("model", {}).get("vocab", {}) or read_json(folder / "vocab.json")
+    vocabulary = (model.get("model", {}).get("vocab") or read_json(folder / "vocab.json")) or sentencepiece.ids(folder)
     if isinstance(vocabulary, list):  # a unigram model's: pairs of text and score, by position
         vocabulary = {text: i for i, (text, *_) in enumerate(vocabulary)}
     added = {item["content"]: item["id"] for item in model.get("added_tokens", [])}
