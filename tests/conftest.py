@@ -50,12 +50,12 @@ def invoke() -> Invoke:
 def command() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command as a program of its own, as a person does."""
 
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "ax_recipe", *arguments]
+    def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, *(["-P"] if cwd else []), "-m", "ax_recipe", *arguments]
         path = os.pathsep.join(filter(None, (str(ROOT / "wrapper"), os.environ.get("PYTHONPATH"))))
         variables = {**os.environ, "PYTHONPATH": path, **environment}
         return subprocess.run(
-            argv, capture_output=True, text=True, env=variables, check=False, stdin=subprocess.DEVNULL
+            argv, capture_output=True, text=True, env=variables, check=False, stdin=subprocess.DEVNULL, cwd=cwd
         )
 
     return run

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ax_recipe import outcomes, stages
+from ax_recipe import outcomes, seal, stages
 from ax_recipe.errors import MissingError, RecipeError, RunFailedError
 from ax_recipe.rundir import RunDir, RunState, StageRecord
 from ax_recipe.ship import deploy, modelfile
@@ -188,6 +188,7 @@ def run(tmp_path: Path) -> RunDir:
     write_model(tmp_path / "model")
     write_tokenizer(tmp_path / "model", chat=CHAT)
     outcomes.OF["export"](run, run.read_json(run.orders))
+    seal.put(run.path)
     return run
 
 

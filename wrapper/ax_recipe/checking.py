@@ -9,19 +9,16 @@ from typing import Any
 
 from ax_recipe import document as documents
 from ax_recipe import plan as plans
-from ax_recipe import preparing, schema, validation
+from ax_recipe import preparing, schema, secret, validation
 from ax_recipe import recipe as recipes
 from ax_recipe.axolotl import Axolotl
 from ax_recipe.axolotl import schema as axolotl_schema
 from ax_recipe.checks import all as checks
-from ax_recipe.checks import planned
+from ax_recipe.checks import foreign, planned
 from ax_recipe.checks.subject import Subject
 from ax_recipe.document import Document
 from ax_recipe.errors import Problem, ProblemsError, RecipeError
-from ax_recipe.hardware import Hardware, here, parse
-
-# What a raw YAML is checked for where nobody says and no GPU is here.
-RECENT = "1xH100-80GB"
+from ax_recipe.hardware import here, parse, target
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +67,12 @@ def _asked(subject: Subject, known: Sequence[Problem]) -> Iterator[Problem]:
     if subject.axolotl is None:
         return
     known_keys = {problem.key for problem in known if problem.key}
-    keys = {key: value for key, value in subject.keys.items() if not _own(key, value)}
-    for saying in validation.ask(keys, subject.hardware, subject.axolotl):
+    for saying in validation.ask(foreign.without_plugins(subject.keys), subject.hardware, subject.axolotl):
         code = "AX050" if saying.severity == "error" else "AX051"
         message = " ".join(saying.message.split())
         problem = subject.problem(code, saying.key, message, None, saying.severity)
         if problem.key not in known_keys:  # said already, and with a fix
             yield problem
-
-
-def _own(key: str, value: Any) -> bool:
-    """Our own plugin, alone in its list, cannot be imported where only a config is looked at."""
-    return key == "plugins" and isinstance(value, list) and all("ax_recipe_events" in str(each) for each in value)
 
 
 def _subjects(
@@ -93,8 +84,8 @@ def _subjects(
         if is_raw(document):
             if changes:
                 raise RecipeError("--set changes a recipe, and this is an Axolotl YAML", "change the file itself")
-            found = schema.check(document, axolotl_schema(axolotl)["schema"])
-            return [(Subject(document, _target(gpus), path.resolve().parent, axolotl), found)]
+            found = [*schema.check(document, axolotl_schema(axolotl)["schema"]), *secret.find(document)]
+            return [(Subject(document, target(gpus), path.resolve().parent, axolotl), found)]
     return list(_of_recipe(name, gpus, axolotl, changes))
 
 
@@ -106,13 +97,6 @@ def subjects(name: str, gpus: str | None, axolotl: Axolotl | None, changes: Sequ
 def is_raw(document: Document) -> bool:
     """Whether a YAML is Axolotl's own (``base_model``) and no recipe (``base``, ``data``)."""
     return "base_model" in document.value or not {"base", "data"} & set(document.value)
-
-
-def _target(gpus: str | None) -> Hardware:
-    if gpus and gpus != "auto":
-        return parse(gpus)
-    found = here()
-    return found if found.count or gpus else parse(RECENT)
 
 
 def _of_recipe(

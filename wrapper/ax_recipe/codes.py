@@ -408,6 +408,21 @@ CODES: Mapping[str, Page] = {
         "eot_tokens: [...] with the token that ends a turn, or special_tokens: {eos_token: ...}.",
         'chat_template: llama3 over a base that ends texts  ->  special_tokens: {eos_token: "<|eot_id|>"}',
     ),
+    "AX056": Page(
+        "runs code that came with it",
+        "The key makes the training import or run a program that is no part of Axolotl: a plugin, a reward function, "
+        "the code beside a model, a pickle.",
+        "It runs with all your rights: it can read your keys, your data, your files.",
+        "Read that code. If you would run it by hand, `ax-recipe run --trust`; else remove the key.",
+        "trust_remote_code: true  ->  a base that transformers knows itself",
+    ),
+    "AX057": Page(
+        "secret in the file",
+        "A key, token or password is written there.",
+        "It would be copied into every run folder, and is there for whoever reads the recipe.",
+        "Remove it, and make it void where you got it; give it by the environment: HF_TOKEN, WANDB_API_KEY, ...",
+        "comet_api_key: ...  ->  COMET_API_KEY in the environment",
+    ),
 }  # fmt: skip
 
 

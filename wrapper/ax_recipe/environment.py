@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ax_recipe import __version__, axolotl, hardware, preparing, process, recipe
+from ax_recipe import __version__, axolotl, hardware, preparing, process, recipe, seal
 from ax_recipe.errors import AxRecipeError
 from ax_recipe.rundir import RunDir
 
@@ -32,7 +32,7 @@ def look(run: RunDir) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "gpus": str(hardware.here()),
         "driver": _driver(),
-        "packages": _packages(orders["axolotl"]["command"]),
+        "packages": _packages(orders["axolotl"]["command"]) if seal.holds(run.path) else {},
         "git": _git(Path(orders["recipe_file"]).parent),
         "files": dict(_files(run)),
     }

@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from ax_recipe import assets
+from ax_recipe import assets, scoring, secret
 from ax_recipe import document as documents
 from ax_recipe.document import Document, Keys
 from ax_recipe.errors import Problem, ProblemsError, RecipeError
@@ -24,12 +24,12 @@ from ax_recipe.schema import RENAMED, check
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """The adapter; ``target_modules`` None means every linear layer."""
+    """The adapter; ``target_modules`` None means every linear layer, one string is a regular expression."""
 
     r: int
     alpha: float
     dropout: float
-    target_modules: Sequence[str] | None
+    target_modules: str | Sequence[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +68,37 @@ class Scratch:
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """What "converged" means for this recipe: the band of the training loss."""
+    """What "converged" means for this recipe: the band of the training loss, and bounds in nats a token."""
 
     loss: Sequence[float] | None
+    eval_loss: float | None
+    forgotten: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Checks:
-    """Questions whose answers show that the tuned model learned it, and the base had not."""
+    """Questions whose answers show that the tuned model learned it, and the base had not; `scoring` reads the rest."""
 
-    prompts: Sequence[str]
-    matches: str
+    prompts: Sequence[str | Mapping[str, Any]]
     at_least: int | None
+    matches: str | None
+    not_matches: str | None
+    contains: str | Sequence[str] | None
+    not_contains: str | Sequence[str] | None
+    equals: str | None
+    json: bool | None
+    min_chars: int | None
+    max_chars: int | None
+
+    @property
+    def questions(self) -> list[tuple[str, scoring.Expectations]]:
+        """Each question with all that is expected of its answer."""
+        return scoring.questions(asdict(self))
+
+    @property
+    def enough(self) -> int:
+        """How many answers must be good."""
+        return len(self.prompts) if self.at_least is None else self.at_least
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +121,8 @@ class Recipe:
     about: str | None
     base: str | Scratch
     method: str
-    chat_template: str
+    rl: str | None
+    chat_template: str | None
     data: Sequence[Mapping[str, Any]]
     held_out: Sequence[Mapping[str, Any]] | None
     val_set_size: float | None
@@ -170,10 +190,30 @@ def load(name: str, changes: Sequence[str] = ()) -> Recipe:
     for change in changes:
         _apply(value, change)
     document = replace(document, value=value)
-    problems = [_hinted(problem) for problem in check(document, schema())]
+    problems = [*map(_hinted, check(document, schema())), *secret.find(document)]
+    if not problems:
+        problems = list(_impossible(document))
     if any(problem.severity == "error" for problem in problems):
         raise ProblemsError(problems)
     return Recipe(name=path.stem, document=document, **_filled(schema(), document.value), changes=tuple(changes))
+
+
+def _impossible(document: Document) -> Iterator[Problem]:
+    """Checks that no answer could fail, or that no answers could pass."""
+    checks = document.value.get("checks") or {"prompts": []}
+    for index, (question, wanted) in enumerate(scoring.questions(checks)):
+        if not wanted:
+            yield _problem(
+                document, "AX004", ("checks", "prompts", index), f"expects nothing of the answer to {question!r}"
+            )
+    if checks.get("at_least", 0) > len(checks["prompts"]):
+        yield _problem(
+            document, "AX010", ("checks", "at_least"), f"more than there are prompts ({len(checks['prompts'])})"
+        )
+
+
+def _problem(document: Document, code: str, keys: Keys, message: str) -> Problem:
+    return Problem(code, "error", message, document.file, document.line(keys), documents.dotted(keys))
 
 
 def _hinted(problem: Problem) -> Problem:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ax_recipe import axolotl, environment, hardware, preparing
+from ax_recipe import axolotl, environment, hardware, preparing, trust
 from ax_recipe.checks import all as checks
 from ax_recipe.checks import planned
 from ax_recipe.preparing import Prepared
@@ -13,7 +13,9 @@ from ax_recipe.rundir import RunDir
 UNKNOWN = "it left no environment.json, so what is different now is not known"
 
 
-def prepare(run: RunDir, gpus: str | None, named_axolotl: str | None, runs: Path) -> tuple[Prepared, list[str]]:
+def prepare(
+    run: RunDir, gpus: str | None, named_axolotl: str | None, runs: Path, *, trusted: bool
+) -> tuple[Prepared, list[str]]:
     """A new run of the recipe that ``run`` holds, and one line to each difference of the environment.
 
     :raises ProblemsError: what was right then is wrong now, such as a file that is no longer there.
@@ -24,7 +26,7 @@ def prepare(run: RunDir, gpus: str | None, named_axolotl: str | None, runs: Path
     text = run.recipe.read_text(encoding="utf-8")
     its_axolotl = axolotl.find(named_axolotl)
     prepared = preparing.for_run(found, lent, its_axolotl, runs, text)
-    planned.refuse(prepared.plan, its_axolotl, checks.examine)
+    trust.refuse(found, planned.refuse(prepared.plan, its_axolotl, checks.examine), trusted=trusted)
     return prepared, different(run)
 
 

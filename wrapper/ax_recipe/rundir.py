@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from ax_recipe import seal
 from ax_recipe.errors import MissingError, RecipeError
 
 StageState = Literal["waiting", "running", "done", "skipped", "failed", "interrupted"]
@@ -83,14 +84,34 @@ class RunDir:
         self.modelfile = path / "Modelfile"
         self.deployed = path / "deployed.json"  # the model's name in Ollama, the server, and what the proof said
         self.report = path / "report.html"
+        self.losses = path / "losses.jsonl"  # what each held-out row and general text costs the base and the tuned model
         self.answers = path / "answers.json"  # the checks' questions with both models' answers
+        self.policy = path / "policy.json"  # what it may do by itself when memory, time or patience runs out
+        self.recovery = path / "recovery.json"  # what was changed to get past that
         self.runner_log = path / "logs" / "runner.log"
         self.state = path / "state.json"
         self._lock = path / "lock"
 
+    @property
+    def ranks(self) -> int:
+        """How many processes train: one to a GPU, or one on the CPU."""
+        return max(1, int(self.read_json(self.orders)["gpus"]))
+
     def log(self, stage: str, attempt: int) -> Path:
         """The log of one attempt at one stage."""
         return self.path / "logs" / f"{stage}.{attempt}.log"
+
+    def config(self, stage: str, attempt: int) -> Path:
+        """The YAML of one attempt at a stage, where it is not axolotl.yaml as it was planned."""
+        return self.path / f"axolotl.{stage}.{attempt}.yaml"
+
+    def proof(self, stage: str) -> Path:
+        """What a stage has made, so that it is known whether it is still so."""
+        return self.path / "proofs" / f"{stage}.json"
+
+    def stacks(self, attempt: int) -> Path:
+        """Where every process of a training waited when it hung."""
+        return self.path / "logs" / f"hang.{attempt}.txt"
 
     def read_state(self) -> RunState:
         """Read state.json.
@@ -132,11 +153,16 @@ class RunDir:
         if not self._lock.exists():
             return None
         with self._lock.open("rb") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return int(lock.read().split()[0] or 0)
-        return None
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    lock.seek(0)
+                    if words := lock.read().split():
+                        return int(words[0])
+                    time.sleep(0.005)  # it has the lock, and is about to write who it is
+                else:
+                    return None
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -202,21 +228,36 @@ def fresh_name(runs: Path, recipe_name: str) -> str:
 
 
 def create(run: RunDir, files: Mapping[str, str]) -> None:
-    """Make the run folder with the given files in it.
+    """Make the run folder with the given files in it, for this account alone: logs and answers quote the data.
 
     :raises MissingError: the folder cannot be written to; nothing half-written stays behind.
     """
     try:
-        (run.path / "logs").mkdir(parents=True)
+        run.path.mkdir(parents=True, mode=0o700)
+        (run.path / "logs").mkdir()
     except OSError as error:
         hint = "name another place with --runs DIR"
         raise MissingError(f"{run.path}: cannot be made: {error.strerror}", hint) from error
     try:
         for name, text in files.items():
             write(run.path / name, text)
+        seal.put(run.path)
     except MissingError:
         shutil.rmtree(run.path)
         raise
+
+
+def refuse_foreign(run: RunDir) -> None:
+    """Stop before anything that a run folder names is started, where the folder was not made here.
+
+    :raises RecipeError: it was made by another account, or changed since.
+    """
+    if not seal.holds(run.path):
+        changed = " or ".join(seal.SEALED)
+        raise RecipeError(
+            f"{run.path} was not made by this account, or its {changed} was changed since: it could start anything",
+            f"read what it would start, then: ax-recipe resume {run.name} --trust",
+        )
 
 
 def every(runs: Path) -> list[RunDir]:

@@ -1,33 +1,27 @@
 """The only loop: runs the stages of one run folder in order, in a process of its own that no terminal ends.
 
-``python -m ax_recipe.runner RUN [STAGE ...]`` runs what is not done yet, or does the named stages again.
+``python -m ax_recipe.runner RUN [STAGE ...]`` goes on where proofs end, or does the named stages again.
 """
 
 from __future__ import annotations
 
-import fcntl
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ax_recipe import environment, outcomes, process
-from ax_recipe.errors import AxRecipeError, MissingError, RunFailedError
+from ax_recipe import belonging, environment, failing, footing, policy, process, proof, recovery
+from ax_recipe.attempts import CHECKPOINT_GRACE_S, Call, ProgramFailedError
+from ax_recipe.errors import AxRecipeError, MissingError, RunFailedError, StoppedError
 from ax_recipe.outcomes import Outcome
 from ax_recipe.rundir import RunDir, StageRecord, StageState
-
-# Our plugin writes a whole checkpoint within this time (seconds): an 8B adapter takes 3, a full 8B model a minute.
-CHECKPOINT_GRACE_S = 120.0
-
-
-class StoppedError(Exception):
-    """Somebody asked the run to stop."""
+from ax_recipe.watching import HungError
+from ax_recipe.work import Stage, Worker
 
 
 class Runner:
@@ -37,83 +31,94 @@ class Runner:
         self.run = run
         self.orders: dict[str, Any] = run.read_json(run.orders)
         self.state = run.read_state()
-        self.stopping = False
+        self.policy = policy.read(run)
+        self.call = Call()
+        self.worker = Worker(run, self.orders, self.policy, self.call)
+        self.hung = self.restarted = False
 
     def go(self, again: Sequence[str] = ()) -> int:
-        """Run every stage that is not done, or exactly those in ``again``; give the exit code."""
+        """Run every stage that is not proven done, or exactly those in ``again``; give the exit code."""
         signal.signal(signal.SIGTERM, self._ask_to_stop)
         signal.signal(signal.SIGINT, self._ask_to_stop)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal ends viewers
+        self.call.until(self.policy.time_limit_s)
+        if belonging.take_over(self.run, CHECKPOINT_GRACE_S, self.call.hurried):
+            _say("a runner was killed and left its trainer at work: it was stopped")
         # Beside the first stage: asking the training environment what it holds takes a moment of its start.
         threading.Thread(target=environment.record, args=(self.run,)).start()
         for stage in self.orders["stages"]:
-            record = self.state.stage(stage["name"])
-            wanted = stage["name"] in again if again else record.state not in ("done", "skipped")
-            if wanted and not self._run(stage, record):
-                return 130 if self.stopping else 1
+            why = "asked for" if stage["name"] in again else "" if again else self._due(stage["name"])
+            if why and not self._do(stage, why):
+                return 130 if self.state.stage(stage["name"]).state == "interrupted" else 1
         return 0
 
     def _ask_to_stop(self, _number: int, _frame: FrameType | None) -> None:
-        self.stopping = True
+        self.call.asked += 1
 
-    def _run(self, stage: dict[str, Any], record: StageRecord) -> bool:
+    def _due(self, name: str) -> str:
+        """Why a stage is to be done now, or nothing."""
+        record = self.state.stage(name)
+        if record.state != "done":
+            return "" if record.state == "skipped" else f"it is {record.state}"
+        flaw = proof.flaw(self.run, name)
+        return f"done again: {flaw}" if flaw else ""
+
+    def _do(self, stage: Stage, why: str) -> bool:
+        """Attempt a stage until it is done or nothing is left to try, as the run's policy has it."""
+        for number in range(recovery.MOST + 1):
+            before = self.state.stage(stage["name"])
+            answer = self._answer(before) if before.state == "failed" else ""
+            if number and not answer:
+                break
+            self._attempt(stage, before, answer or (why if before.state == "done" else ""))
+        return self.state.stage(stage["name"]).state in ("done", "skipped")
+
+    def _answer(self, before: StageRecord) -> str:
+        """What another attempt does otherwise than the failed one ``before``; nothing if there is to be none."""
+        if self.hung:
+            again, self.restarted = not self.restarted, True
+            return "started once more, for it hung" if again else ""
+        if self.policy.on_oom != "retry" or before.exit_code is None:
+            return ""
+        found = recovery.diagnosed(self.run, before)
+        change = recovery.after(self.run, before, found)
+        if change is None:
+            return ""
+        recovery.note(self.run, before.name, before.attempt + 1, recovery.where(found), change)
+        return f"{recovery.where(found)}: {change.words}"
+
+    def _attempt(self, stage: Stage, before: StageRecord, why: str) -> None:
         if stage["skip"]:
-            self._note(replace(record, state="skipped", detail=stage["skip"]))
-            return True
-        record = replace(
-            record, state="running", attempt=record.attempt + 1, started=time.time(), ended=None, detail=""
-        )
+            self._note(replace(before, state="skipped", detail=stage["skip"]))
+            return
+        record = StageRecord(before.name, "running", attempt=before.attempt + 1, started=time.time())
         self._note(record)
-        state: StageState
+        ended = self._ended(stage, record, [why] if why else [])
+        ended = replace(ended, ended=time.time())
+        if ended.state == "done":
+            proof.take(self.run, self.orders, ended, footing.version(self.orders))
+        self._note(ended)
+
+    def _ended(self, stage: Stage, record: StageRecord, words: Sequence[str]) -> StageRecord:
+        """Do the stage once, and say how that ended."""
+        self.hung = False
         try:
-            outcome = self._work(stage, record)
-            state, detail = "skipped" if outcome.skipped else "done", outcome.detail
-            record = replace(record, figures=dict(outcome.figures))
-        except StoppedError:
-            state, detail = "interrupted", "stopped as asked"
+            outcome = self.worker.do(stage, record, words)
+        except StoppedError as error:
+            return replace(record, state="interrupted", detail=failing.stopped(self.run, record, error))
+        except ProgramFailedError as error:
+            failed = replace(record, state="failed", exit_code=error.code)
+            return replace(failed, detail=failing.explained(self.run, failed, error))
         except AxRecipeError as error:
-            state, detail = "failed", str(error)
+            self.hung = isinstance(error, HungError)
+            return replace(record, state="failed", detail=str(error))
         except BaseException:
             # A bug of ours: its traceback belongs in runner.log, and the run must not look as if it went on.
-            self._note(
-                replace(record, state="failed", detail=f"ax-recipe failed: {self.run.runner_log}", ended=time.time())
-            )
+            words = [f"ax-recipe failed: {self.run.runner_log}"]
+            self._note(replace(record, state="failed", detail=words[0], ended=time.time()))
             raise
-        self._note(replace(record, state=state, detail=detail, ended=time.time()))
-        return state in ("done", "skipped")
-
-    def _work(self, stage: dict[str, Any], record: StageRecord) -> Outcome:
-        if self.stopping:
-            raise StoppedError
-        with _alone(stage, self.orders):
-            if stage["name"] == "base" and outcomes.is_made(Path(self.orders["base"])):
-                return Outcome("made before from the same text: nothing to do")
-            for argv in stage["argvs"]:
-                self._program(argv, stage, self.run.log(stage["name"], record.attempt))
-            # The exit code is no proof: Axolotl exits 0 on NaN, on all-masked labels and when it was interrupted.
-            return outcomes.OF[stage["name"]](self.run, self.orders)
-
-    def _program(self, argv: Sequence[str], stage: dict[str, Any], log: Path) -> None:
-        child = process.start(argv, stage["environment"], log)
-        while (code := child.wait(0.1)) is None and not self.stopping:
-            continue
-        if code is None:
-            self._stop(child, saves=stage["name"] == "train")
-        if self.stopping:
-            raise StoppedError
-        if code:
-            raise RunFailedError(
-                f"{' '.join((Path(argv[0]).name, *argv[1:2]))} ended with {_ended(code)}", f"its log: {log}"
-            )
-
-    def _stop(self, child: process.Child, *, saves: bool) -> None:
-        # Asked by the file, our plugin saves a whole, resumable checkpoint, which no signal to Axolotl does.
-        if saves and self.run.events.exists():
-            self.run.stop_file.touch()
-        try:
-            if not self.run.stop_file.exists() or child.wait(CHECKPOINT_GRACE_S) is None:
-                child.stop()
-        finally:
-            self.run.stop_file.unlink(missing_ok=True)
+        state: StageState = "skipped" if outcome.skipped else "done"
+        return replace(record, state=state, detail=outcome.detail, figures=dict(outcome.figures))
 
     def _note(self, record: StageRecord) -> None:
         self.state = self.state.with_stage(record)
@@ -133,7 +138,11 @@ def by_hand(run: RunDir, name: str, work: Callable[[], Outcome]) -> Outcome:
         )
 
         def note(how: StageState, detail: str) -> None:
-            run.write_state(state.with_stage(replace(record, state=how, detail=detail, ended=time.time())))
+            ended = replace(record, state=how, detail=detail, ended=time.time())
+            if how == "done":
+                orders = run.read_json(run.orders)
+                proof.take(run, orders, ended, orders["axolotl"]["version"])
+            run.write_state(state.with_stage(ended))
 
         run.write_state(state.with_stage(record))
         try:
@@ -148,23 +157,6 @@ def by_hand(run: RunDir, name: str, work: Callable[[], Outcome]) -> Outcome:
         return outcome
 
 
-@contextmanager
-def _alone(stage: dict[str, Any], orders: dict[str, Any]) -> Iterator[None]:
-    """Let one run at a time make the base that several share."""
-    if stage["name"] != "base":
-        yield
-        return
-    base = Path(orders["base"])
-    base.mkdir(parents=True, exist_ok=True)
-    with base.with_suffix(".lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _ended(code: int) -> str:
-    return f"exit code {code}" if code > 0 else f"{signal.Signals(-code).name}"
-
-
 def launch(run: RunDir, again: Sequence[str] = ()) -> None:
     """Start the runner of ``run`` in the background, in its own session: a closed terminal does not end it.
 
@@ -174,14 +166,29 @@ def launch(run: RunDir, again: Sequence[str] = ()) -> None:
     holder = run.holder()
     if holder is not None:
         raise MissingError(f"{run.name}: process {holder} works on this run already", f"ax-recipe watch {run.name}")
+    _repair(run)
     source = str(Path(__file__).resolve().parents[1])  # `python -m` must find this very ax_recipe
-    argv = [sys.executable, "-m", "ax_recipe.runner", str(run.path), *again]
+    # Without -P, python would first look for every module in the folder that it is started in.
+    argv = [sys.executable, "-P", "-m", "ax_recipe.runner", str(run.path), *again]
     child = process.start(argv, {"PYTHONPATH": process.path_with(source)}, run.runner_log)
     while run.holder() is None:  # a viewer that came before it would take the run for ended
         if child.wait(0.02):
             raise RunFailedError(f"the runner of {run.name} did not start", f"its log: {run.runner_log}")
         if child.exit_code() == 0:
             return
+
+
+def _repair(run: RunDir) -> None:
+    """Write state.json anew by the proofs, where it is torn or gone."""
+    try:
+        run.read_state()
+    except MissingError:
+        run.write_state(proof.repaired(run))
+
+
+def _say(text: str) -> None:
+    """Put a line into runner.log."""
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", flush=True)  # noqa: T201 - our output is that file
 
 
 def main() -> int:

@@ -106,6 +106,7 @@ def export(target: RunDir | Path, out: Path | None, told: ExportTold) -> Export:
         folders = source.of_folder(target)
         wishes = told.over(Wishes(trained=folders.trained, base=folders.base), _python())
         return export_folder(folders.merged, out or Path(f"{target.name}-ollama").absolute(), wishes)
+    rundir.refuse_foreign(target)
     orders = target.read_json(target.orders)
     wishes = told.over(outcomes.wishes(target, orders), Path(orders["axolotl"]["python"]))
 
@@ -127,6 +128,7 @@ def deploy(target: RunDir | Path, host: str | None, told: DeployTold) -> Deploye
             wanted = told.over(Wanted(target.name, count=outcomes.counter(python) if python else None))
             return deploying.deploy(server, deploying.read(target), wanted, shown.report)
         run = target
+        rundir.refuse_foreign(run)
         wanted = told.over(outcomes.wanted(run, run.read_json(run.orders), server.url))
         return _noted(run, "deploy", lambda: outcomes.deploy(run, server, wanted, shown.report), outcomes.deployed)
 
@@ -157,6 +159,7 @@ def measure(run: RunDir, host: str | None, rounds: int) -> list[bench.Result]:
 
     :raises RecipeError: the run has no model yet.
     """
+    rundir.refuse_foreign(run)
     orders = run.read_json(run.orders)
     exported = deploying.read(run.path)
     prompts = orders["checks"]["prompts"] if orders["checks"] else [deploying.QUESTION]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,11 @@ def make(plan: Plan, run: RunDir, axolotl: Axolotl) -> tuple[Stage, ...]:
     command, yaml = str(axolotl.command), str(run.axolotl_yaml)
     full = plan.recipe.method == "full"
     trained = ("--base-model", str(run.output)) if full else ("--lora-model-dir", str(run.output))
+    scored = (command, "evaluate", yaml, "--launcher", "python")
     launch = _launcher(plan.hardware.count)
     prepared_by_train = "" if plan.hardware.count > 1 else "one process prepares its own data when it trains"
+    if plan.train.values.get("streaming"):
+        prepared_by_train = "streamed data is tokenised as it is read"
     evaluates = "test_datasets" in plan.train.values or bool(plan.train.values.get("val_set_size"))
     python = str(axolotl.python)
     return (
@@ -70,8 +73,14 @@ def make(plan: Plan, run: RunDir, axolotl: Axolotl) -> tuple[Stage, ...]:
         # axolotl evaluate scores the untrained base unless it is told where the adapter is.
         Stage(
             "evaluate",
-            ((command, "evaluate", yaml, "--launcher", "python", *trained),),
-            alone | {"AX_RECIPE_HELD_OUT_ONLY": "1"},
+            # A full fine-tune has no adapter to switch off: its base is loaded and scored first.
+            (*(((*scored,),) if full else ()), (*scored, *trained)),
+            alone
+            | {
+                "AX_RECIPE_HELD_OUT_ONLY": "1",
+                "AX_RECIPE_LOSSES": str(run.losses),
+                "AX_RECIPE_GENERAL": str(assets.general()),
+            },
             "" if evaluates else "the recipe keeps no rows for it: set held_out or val_set_size",
         ),
         Stage(
@@ -85,7 +94,7 @@ def make(plan: Plan, run: RunDir, axolotl: Axolotl) -> tuple[Stage, ...]:
         Stage("deploy"),
         Stage(
             "chat",
-            ((python, str(assets.probe("answer.py")), str(run.orders)),),
+            ((python, str(assets.probe("answer.py")), str(run.orders), "merged", str(run.answers)),),
             alone,
             "" if plan.recipe.checks else "the recipe has no checks",
         ),
@@ -113,6 +122,8 @@ def _environment(plan: Plan, axolotl: Axolotl) -> dict[str, str]:
     environment = {
         **QUIET,
         "PYTHONUNBUFFERED": "1",
+        # torchrun -m looks for modules in the folder it is started in, where a recipe may have brought a torch.py.
+        "PYTHONSAFEPATH": "1",
         # axolotl starts torchrun by its bare name, which is its environment's only where that one is activated.
         "PATH": os.pathsep.join((str(axolotl.command.parent), os.environ.get("PATH", os.defpath))),
         "PYTHONPATH": path_with(str(assets.probe(PLUGIN_FOLDER))),
@@ -160,9 +171,8 @@ def orders(plan: Plan, run: RunDir, axolotl: Axolotl, base_dir: Path, stages: tu
         "texts": [*plan.base.values["datasets"], *plan.train.values["datasets"]] if plan.base else [],
         "output": str(run.output),
         "model": str(run.output if recipe.method == "full" else run.output / "merged"),
-        "targets": {"loss": recipe.targets.loss},
+        "targets": asdict(recipe.targets),
         "checks": _checks(plan),
-        "answers": str(run.answers),
         "ship": {
             "model": recipe.ship.model or recipe.name,
             "quantize": recipe.ship.quantize,
@@ -186,5 +196,5 @@ def _checks(plan: Plan) -> dict[str, Any] | None:
     checks = plan.recipe.checks
     if checks is None:
         return None
-    at_least = len(checks.prompts) if checks.at_least is None else checks.at_least
-    return {"prompts": list(checks.prompts), "matches": checks.matches, "at_least": at_least}
+    prompts, expects = zip(*checks.questions, strict=True)
+    return {"prompts": list(prompts), "expects": list(expects), "at_least": checks.enough}

@@ -11,6 +11,7 @@ from typing import Any
 
 from ax_recipe import assets, checking
 from ax_recipe.axolotl import Axolotl
+from ax_recipe.checks import foreign
 from ax_recipe.checks.model import template_text
 from ax_recipe.checks.subject import Subject
 from ax_recipe.data import formats, turns
@@ -134,6 +135,8 @@ def _source(subject: Subject, dataset: Mapping[str, Any]) -> Source | Iterator[R
             return source
     if subject.axolotl is None:
         raise MissingError(f"{text}: only the training environment can read it, and no axolotl is installed here", None)
+    if unsafe := foreign.unsafe_format(dataset):
+        raise MissingError(f"{text}: {unsafe[1]}, and here it is only looked at", "save it as .jsonl or .parquet")
     asked = {name: dataset.get(name) for name in ("split", "name", "revision", "data_files", "ds_type")}
     return _asked(subject.axolotl, {"path": str(path or text), **asked}, text)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from ax_recipe import assets, process
 from ax_recipe.axolotl import QUIET
 from ax_recipe.errors import RecipeError
-from ax_recipe.rundir import RunDir
+from ax_recipe.rundir import RunDir, refuse_foreign
 
 
 def talk(run: RunDir) -> int:
@@ -16,6 +16,7 @@ def talk(run: RunDir) -> int:
 
     :raises RecipeError: the run has no model yet.
     """
+    refuse_foreign(run)
     orders = run.read_json(run.orders)
     if run.current_state().stage("deploy").state == "done" and run.deployed.is_file() and shutil.which("ollama"):
         there = run.read_json(run.deployed)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ax_recipe.checks import machine, training
+from ax_recipe.checks import foreign, machine, training
 from ax_recipe.checks.subject import Subject
 from ax_recipe.errors import Problem
 
 CHECKS = (
     training.ranges, training.exclusive_keys, training.best_model, training.evaluation, training.learning_rate,
     training.warmup, training.adapter_keys, training.quantisation, machine.packing, machine.precision, machine.cpu,
-    machine.plugins,
+    machine.plugins, foreign.code,
 )  # fmt: skip
 
 

@@ -24,10 +24,11 @@ def subjects(plan: Plan, axolotl: Axolotl | None) -> Iterator[Subject]:
             yield Subject(document, hardware, folder, axolotl, spelt, scratch)
 
 
-def refuse(plan: Plan, axolotl: Axolotl | None, examine: Callable[[Subject], list[Problem]]) -> None:
-    """Stop where a check finds an error.
+def refuse(plan: Plan, axolotl: Axolotl | None, examine: Callable[[Subject], list[Problem]]) -> list[Problem]:
+    """Stop where a check finds an error; give the warnings.
 
     :raises ProblemsError: with all that it finds.
     """
-    found = (problem for subject in subjects(plan, axolotl) for problem in examine(subject))
-    preparing.refuse_problems(list(dict.fromkeys(found)))
+    found = list(dict.fromkeys(problem for subject in subjects(plan, axolotl) for problem in examine(subject)))
+    preparing.refuse_problems(found)
+    return found

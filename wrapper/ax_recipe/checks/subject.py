@@ -52,8 +52,7 @@ class Subject:
 
     def on(self, key: str) -> bool:
         """Whether ``key`` is true, in any of the words that pydantic takes for it."""
-        value = self.keys.get(key)
-        return value is True or value == 1 or (isinstance(value, str) and value.lower() in _TRUE)
+        return is_true(self.keys.get(key))
 
     def block(self, key: str) -> Mapping[str, Any]:
         """The mapping at ``key``, empty where there is none."""
@@ -134,6 +133,11 @@ class Subject:
         line = self.document.line(path) if path else None
         spelt = (*self.ours[path[0]], *path[1:]) if self.ours and path and path[0] in self.ours else path
         return Problem(code, severity, message, self.document.file, line, dotted(spelt) or None, fix)
+
+
+def is_true(value: Any) -> bool:
+    """Whether pydantic would take it for true."""
+    return value is True or value == 1 or (isinstance(value, str) and value.lower() in _TRUE)
 
 
 def as_number(value: Any) -> float | None:

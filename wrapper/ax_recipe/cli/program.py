@@ -16,6 +16,8 @@ Verb = TypeVar("Verb", bound=Callable[..., Any])
 INTERRUPTED = 130
 # The orders of runs.SORTS, which need not be imported for --help.
 SORTS = ("time", "name", "recipe", "status", "loss", "eval-loss", "duration")
+# Those of evaluation.FORMS, for the same reason.
+FORMS = ("adapter", "merged", "ollama")
 # The names of stages.TITLES, which costs too much to import for --help; a test holds them together.
 STAGES = ("base", "preprocess", "train", "evaluate", "merge", "check-merge", "export", "deploy", "chat")
 
@@ -69,6 +71,9 @@ axolotl_option = click.option(
 )
 runs_option = click.option("--runs", metavar="DIR", help="The folder of all runs (else AX_RECIPE_RUNS, else ./runs).")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+trust_option = click.option(
+    "--trust", is_flag=True, help="Let it run what came with it: plugins, remote code, a run folder's programs."
+)
 explain_option = click.option("--explain", is_flag=True, help="Show every rule of the verdict, with its numbers.")
 
 
@@ -82,10 +87,13 @@ def main() -> None:
     """A recipe goes in, a fine-tuned model answering in Ollama comes out. Axolotl trains."""
 
 
-def again(name: str | None, runs: str | None, stages: tuple[str, ...], as_json: bool) -> int:
+def again(name: str | None, runs: str | None, stages: tuple[str, ...], as_json: bool, trust: bool = False) -> int:
     """Let a run (the newest) go on at its first stage that is not done, or do ``stages`` once more, and watch it."""
-    from ax_recipe import attend, rundir, runner
+    from ax_recipe import attend, rundir, runner, seal
 
     found = rundir.find(rundir.root(runs), name)
+    if trust:
+        seal.put(found.path)
+    rundir.refuse_foreign(found)
     runner.launch(found, stages)
     return attend.attend(found, as_json=as_json)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ax_recipe.cli.program import example, json_option, main, recipe_options
+from ax_recipe.cli.program import axolotl_option, example, json_option, main, recipe_options, runs_option
 
 
 @main.command("list", epilog=example("ax-recipe list"))
@@ -77,13 +77,26 @@ def check(
     return 2 if checking.has_error(found) else 0
 
 
-@main.command(epilog=example("ax-recipe explain AX012"))
-@click.argument("code")
-def explain(code: str) -> None:
-    """Say what a finding's code means, why it matters, and the fix."""
-    from ax_recipe import codes
+@main.command(epilog=example("ax-recipe explain lora", "ax-recipe explain kv-cache pirate-tiny", "ax-recipe explain AX012"))
+@click.argument("topic", required=False, metavar="[TOPIC|CODE]")
+@click.argument("name", required=False, metavar="[NAME|RUN]")
+@axolotl_option
+@runs_option
+def explain(topic: str | None, name: str | None, axolotl: str | None, runs: str | None) -> None:
+    """Explain a topic with the numbers of a recipe or a run, or what a finding's code means; no word lists them."""
+    from ax_recipe import codes, explaining, rundir
+    from ax_recipe import axolotl as environment
 
-    click.echo(codes.explain(code))
+    if topic is None:
+        click.echo(explaining.listing())
+    elif code := explaining.code(topic):
+        click.echo(codes.explain(code))
+    else:
+        from ax_recipe.view import topic as view
+
+        title = explaining.topic(topic)
+        found = explaining.find(name, rundir.root(runs), environment.find_if_any(axolotl))
+        click.echo(view.text(title, found), nl=False)
 
 
 @main.command(epilog=example("ax-recipe data pirate-tiny", "ax-recipe data axolotl.yml --json"))
@@ -147,12 +160,14 @@ def render(
     """Print the Axolotl YAML of a recipe, every key checked."""
     from ax_recipe import axolotl as environment
     from ax_recipe import preparing, recipe, rundir
-    from ax_recipe.checks import keys, planned
+    from ax_recipe.checks import foreign, keys, planned
     from ax_recipe.render import render as text_of
 
     known = environment.find_if_any(axolotl)
     plan = preparing.for_print(recipe.load(name, changes), gpus, known)
-    planned.refuse(plan, known, keys.examine)
+    for warning in planned.refuse(plan, known, keys.examine):
+        if warning.code == foreign.CODE:  # the rest is for `check`
+            click.echo(str(warning), err=True)
     text = text_of(plan.train, plan.recipe.name, str(plan.hardware), explain=explain)
     if output:
         rundir.write(output, text)

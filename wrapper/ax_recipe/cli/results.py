@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ax_recipe.cli.program import SORTS, axolotl_option, example, json_option, main, runs_option
+from ax_recipe.cli.program import SORTS, axolotl_option, example, json_option, main, runs_option, trust_option
 
 
 @main.command("runs", epilog=example("ax-recipe runs", "ax-recipe runs --recipe pirate --sort eval-loss"))
@@ -76,17 +76,18 @@ def advise(name: str | None, new: str | None, runs: str | None) -> None:
 @click.argument("name", required=False, metavar="[RUN]")
 @click.option("--gpus", metavar="N", help="On other GPUs than then.")
 @click.option("--dry-run", is_flag=True, help="Say what is different now, and start nothing.")
+@trust_option
 @axolotl_option
 @runs_option
 @json_option
 def reproduce(
-    name: str | None, gpus: str | None, dry_run: bool, axolotl: str | None, runs: str | None, as_json: bool
+    name: str | None, gpus: str | None, dry_run: bool, trust: bool, axolotl: str | None, runs: str | None, as_json: bool
 ) -> int:
     """Start a run (the newest) once more from its folder, and say what is different around it."""
     from ax_recipe import attend, reproducing, rundir, runner
 
     found = rundir.find(rundir.root(runs), name)
-    prepared, differences = reproducing.prepare(found, gpus, axolotl, rundir.root(runs))
+    prepared, differences = reproducing.prepare(found, gpus, axolotl, rundir.root(runs), trusted=trust)
     click.echo(f"{found.name} once more, as {prepared.run.name}", err=True)
     for line in differences or ["nothing is different"]:
         click.echo(f"  {line}", err=True)

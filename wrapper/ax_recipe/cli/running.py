@@ -6,7 +6,17 @@ import json
 
 import click
 
-from ax_recipe.cli.program import STAGES, again, example, explain_option, json_option, main, recipe_options, runs_option
+from ax_recipe.cli.program import (
+    STAGES,
+    again,
+    example,
+    explain_option,
+    json_option,
+    main,
+    recipe_options,
+    runs_option,
+    trust_option,
+)
 
 
 @main.command(epilog=example("ax-recipe run pirate-tiny", "ax-recipe run pirate --gpus 4"))
@@ -15,6 +25,7 @@ from ax_recipe.cli.program import STAGES, again, example, explain_option, json_o
     "--until", type=click.Choice(STAGES), metavar="STAGE", help=f"Stop after this stage: {', '.join(STAGES)}."
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be started, and start nothing.")
+@trust_option
 @runs_option
 @json_option
 @recipe_options
@@ -22,6 +33,7 @@ def run(
     name: str,
     until: str | None,
     dry_run: bool,
+    trust: bool,
     runs: str | None,
     as_json: bool,
     gpus: str | None,
@@ -31,6 +43,7 @@ def run(
     """Train, evaluate, merge, check, export and try a recipe, and watch it."""
     from ax_recipe import axolotl as environment
     from ax_recipe import hardware, preparing, recipe, rundir
+    from ax_recipe import trust as trusting
     from ax_recipe.checks import all as checks
     from ax_recipe.checks import planned
 
@@ -38,10 +51,11 @@ def run(
     lent = hardware.lend(gpus, hardware.here(), preparing.wanted_hardware(wanted))
     found = environment.find(axolotl)
     prepared = preparing.for_run(wanted, lent, found, rundir.root(runs))
-    planned.refuse(prepared.plan, found, checks.examine)
+    warnings = planned.refuse(prepared.plan, found, checks.examine)
     if dry_run:
         click.echo(json.dumps(prepared.orders, indent=1) if as_json else preparing.shown(prepared))
         return 0
+    trusting.refuse(wanted, warnings, trusted=trust)
     from ax_recipe import attend, runner
 
     rundir.create(prepared.run, prepared.files)
@@ -51,11 +65,12 @@ def run(
 
 @main.command(epilog=example("ax-recipe resume pirate-20261122-101500"))
 @click.argument("name", required=False, metavar="[RUN]")
+@trust_option
 @runs_option
 @json_option
-def resume(name: str | None, runs: str | None, as_json: bool) -> int:
+def resume(name: str | None, trust: bool, runs: str | None, as_json: bool) -> int:
     """Go on with a run (the newest) at its first stage that is not done."""
-    return again(name, runs, (), as_json)
+    return again(name, runs, (), as_json, trust)
 
 
 @main.command(epilog=example("ax-recipe watch", "ax-recipe watch pirate-20261122-101500 --explain"))
