@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from ax_recipe import plan, recipe
-from ax_recipe.errors import RecipeError
 from ax_recipe.hardware import CPU, KINDS, Hardware, parse
 
 
@@ -19,21 +12,35 @@ def keys(name: str, hardware: Hardware) -> dict[str, object]:
     return dict(made.train.values)
 
 
-@given(st.integers(1, 512), st.integers(1, 64), st.integers(1, 64))
-def test_the_global_batch_is_kept_or_refused(rows: int, micro: int, gpus: int) -> None:
-    train = replace(recipe.load("pirate").train, global_batch_size=rows, micro_batch_size=micro)
-    if rows % gpus:
-        with pytest.raises(RecipeError, match="cannot be split"):
-            plan.batch(train, gpus)
-        return
-    got_micro, accumulation, _ = plan.batch(train, gpus)
-    assert got_micro * accumulation * gpus == rows
-    assert got_micro <= micro
-
-
 def test_more_gpus_accumulate_less() -> None:
     four, one = keys("pirate", parse("4xA100-80GB")), keys("pirate", parse("1xA100-80GB"))
     assert (four["gradient_accumulation_steps"], one["gradient_accumulation_steps"]) == (4, 16)
+
+
+def test_a_recipe_that_says_it_decides_it() -> None:
+    said = ["train.micro_batch_size=1", "train.gradient_checkpointing=true", "train.optimizer=adamw_torch"]
+    made = plan.make(recipe.load("pirate", said), parse("1xH200-141GB"), "/out", "/prepared", "/base").train
+    for key, value in (("micro_batch_size", 1), ("gradient_checkpointing", True), ("optimizer", "adamw_torch")):
+        assert (made.values[key], made.origins[key].source) == (value, "recipe")
+    assert made.values["gradient_accumulation_steps"] == 32
+
+
+def test_raw_keys_are_weighed_with_the_rest() -> None:
+    """A raw micro-batch keeps the global batch; a raw choice of who holds the weights is not chosen over."""
+    eight = recipe.load("pirate", ["axolotl.micro_batch_size=8"])
+    assert plan.make(eight, parse("1xH200-141GB"), "/o", "/p", "/b").train.values["gradient_accumulation_steps"] == 4
+    longer = recipe.load("pirate", ["axolotl.sequence_len=32768"])
+    assert plan.make(longer, parse("1xH200-141GB"), "/o", "/p", "/b").train.values["gradient_checkpointing"] is True
+    zero = recipe.load("pirate", ["method=full", "axolotl.deepspeed=deepspeed_configs/zero2.json"])
+    assert "fsdp_config" not in plan.make(zero, parse("8xA100-80GB"), "/o", "/p", "/b").train.values
+
+
+def test_packing_is_left_off_where_rows_would_not_be_kept_apart() -> None:
+    assert keys("pirate-small", CPU)["sample_packing"] is False
+    assert "eval_sample_packing" not in keys("pirate-small", CPU)
+    asked = recipe.load("pirate-small", ["train.sample_packing=true"])
+    assert plan.make(asked, CPU, "/out", "/prepared", "/base").train.values["sample_packing"] is True
+    assert keys("pirate-small", parse("1xH200-141GB"))["sample_packing"] is True
 
 
 def test_a_cpu_trains_in_float32_without_gpu_kernels() -> None:

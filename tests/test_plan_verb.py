@@ -192,12 +192,12 @@ def test_no_verdict_for_the_cpu() -> None:
     assert "no verdict" in "\n".join(shown(found_for("0"), 80))
 
 
-def test_render_stays_free_of_the_plan() -> None:
+def test_render_stays_free_of_the_forecast() -> None:
     program = (
         "import sys; from ax_recipe.cli import main\n"
         "try: main(['render', 'pirate'])\n"
         "except SystemExit: pass\n"
-        "bad = {'forecast', 'memory', 'timing', 'settings'}\n"
+        "bad = {'forecast', 'view', 'checking', 'runs'}\n"
         "sys.exit(bool(bad & {name.removeprefix('ax_recipe.') for name in sys.modules}))"
     )
     argv = [sys.executable, "-c", program]

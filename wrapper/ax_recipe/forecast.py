@@ -15,14 +15,11 @@ from ax_recipe.architecture import Shape
 from ax_recipe.axolotl import Axolotl
 from ax_recipe.axolotl import schema as axolotl_schema
 from ax_recipe.errors import RecipeError
-from ax_recipe.hardware import Hardware, here, parse
-from ax_recipe.memory import Memory
-from ax_recipe.recipe import Recipe, Scratch
+from ax_recipe.hardware import Hardware, here, parse, target
+from ax_recipe.memory import UNKNOWN, WILL_NOT_FIT, Memory, judge
 from ax_recipe.settings import LIGER, Settings, resolve
 from ax_recipe.timing import Timing
 
-FITS, TIGHT, WILL_NOT_FIT, UNKNOWN = "fits", "tight", "will not fit", "unknown"
-_FITS, _TIGHT = 0.88, 0.96  # of the card: fragmentation and a longer row want the rest
 _LEAST_GIB = 0.05  # less is not worth a change
 _LEVERS = 3
 
@@ -79,7 +76,7 @@ def of_file(
                 raise RecipeError("--set changes a recipe, and this is an Axolotl YAML", "change the file itself")
             preparing.refuse_problems(schema.check(document, axolotl_schema(axolotl)["schema"]))
             keys = _changed(document.value, sequence_len)
-            return foretell(path.stem, keys, _raw_hardware(gpus), path.parent, price=price)
+            return foretell(path.stem, keys, target(gpus), path.parent, price=price)
     recipe = recipes.load(name, changes)
     hardware = _hardware(gpus) or preparing.wanted_hardware(recipe)
     base = preparing.base_folder(recipe, axolotl)
@@ -87,7 +84,7 @@ def of_file(
     preparing.refuse_problems(preparing.problems(plan, axolotl))
     folder = recipe.file.resolve().parent
     keys = _changed(plan.train.values, sequence_len)
-    return foretell(recipe.name, keys, hardware, folder, shape=_scratch_shape(recipe), price=price)
+    return foretell(recipe.name, keys, hardware, folder, shape=plans.shape_of(recipe), price=price)
 
 
 def foretell(
@@ -121,25 +118,8 @@ def foretell(
     )
 
 
-def judge(needed: Memory, hardware: Hardware) -> str:
-    """The verdict: what the run takes of the card, against the card."""
-    if hardware.kind is None:
-        return UNKNOWN
-    share = needed.card_gib / hardware.kind.memory_gib
-    if share > _TIGHT:
-        return WILL_NOT_FIT
-    if needed.moment == "weights":  # a lower bound that fits says nothing
-        return UNKNOWN
-    return FITS if share <= _FITS else TIGHT
-
-
 def _changed(keys: Mapping[str, Any], sequence_len: int | None) -> Mapping[str, Any]:
     return {**keys, "sequence_len": sequence_len} if sequence_len else keys
-
-
-def _raw_hardware(gpus: str | None) -> Hardware:
-    found = _hardware(gpus) or here()
-    return found if found.count or gpus else parse(1)
 
 
 def _hardware(gpus: str | None) -> Hardware | None:
@@ -151,14 +131,6 @@ def _hardware(gpus: str | None) -> Hardware | None:
 def _shape(base: str, folder: Path) -> Shape:
     local = Path(base).expanduser() / "config.json"
     return architecture.find(base) if local.is_file() else architecture.find(base, folder)
-
-
-def _scratch_shape(recipe: Recipe) -> Shape | None:
-    """A base that is made by the run itself has its shape in the recipe."""
-    if not isinstance(recipe.base, Scratch):
-        return None
-    config = {"model_type": "llama", **recipe.base.model, "vocab_size": recipe.base.vocab_size}
-    return architecture.from_config(config, recipe.name)
 
 
 def _levers(

@@ -57,6 +57,8 @@ class Hardware:
 
 
 CPU = Hardware(0, None)
+# What a plan and a check are for where nobody says and no GPU is here.
+RECENT = Hardware(1, KINDS["H100-80GB"])
 
 
 def parse(text: str | int, usual: GpuKind | None = None) -> Hardware:
@@ -96,6 +98,14 @@ def here() -> Hardware:
     memory = int(pynvml.nvmlDeviceGetMemoryInfo(handles[0]).total) / 2**30
     name = str(pynvml.nvmlDeviceGetName(handles[0])).removeprefix("NVIDIA ")
     return Hardware(min(count, len(handles)), GpuKind(name, memory, 10 * int(major) + int(minor)))
+
+
+def target(gpus: str | None) -> Hardware:
+    """What a config that names no hardware is meant for: ``gpus`` as asked, ``auto`` for this machine, else a guess."""
+    if gpus and gpus != "auto":
+        return parse(gpus)
+    found = here()
+    return found if found.count or gpus else RECENT
 
 
 def lend(asked: str | int | None, machine: Hardware, wanted: Hardware) -> Hardware:

@@ -6,14 +6,18 @@ PEFT 0.20 and Liger 0.8. h, q, kv and ff stand for the widths of the hidden stat
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import ceil
 from typing import Any
 
 from ax_recipe.architecture import Shape
+from ax_recipe.hardware import Hardware
 from ax_recipe.settings import OPTIMIZERS, Settings
 
 GIB = 2**30
+FITS, TIGHT, WILL_NOT_FIT, UNKNOWN = "fits", "tight", "will not fit", "unknown"
+_FITS, _TIGHT = 0.88, 0.96  # of the card: fragmentation and a longer row want the rest
+_LOADING = "loading"  # before the first step: it is in what the allocator holds, not in what training logs as active
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,7 @@ def estimate(shape: Shape, settings: Settings, constants: Constants = MEASURED) 
         name: Parts(**{part: size / GIB for part, size in sizes.items()})
         for name, sizes in _moments(shape, settings, constants).items()
     }
-    moment = max(moments, key=lambda name: moments[name].total)
+    moment = max(moments.keys() - {_LOADING}, key=lambda name: (moments[name].total, name))
     active = moments[moment].total
     reserved = max(
         parts.total * (1 + constants.cached) + constants.cached_gib + _hole(shape, settings, name) / GIB
@@ -103,6 +107,18 @@ def estimate(shape: Shape, settings: Settings, constants: Constants = MEASURED) 
     )
     totals = {name: parts.total for name, parts in moments.items()}
     return Memory(moment, moments[moment], totals, active, reserved, context, settings.outside)
+
+
+def judge(needed: Memory, hardware: Hardware) -> str:
+    """The verdict: what the run takes of the card, against the card."""
+    if hardware.kind is None:
+        return UNKNOWN
+    share = needed.card_gib / hardware.kind.memory_gib
+    if share > _TIGHT:
+        return WILL_NOT_FIT
+    if needed.moment == "weights":  # a lower bound that fits says nothing
+        return UNKNOWN
+    return FITS if share <= _FITS else TIGHT
 
 
 def adapter_parameters(shape: Shape, settings: Settings) -> int:
@@ -129,6 +145,8 @@ def _moments(shape: Shape, s: Settings, c: Constants) -> dict[str, dict[str, flo
     if s.method == "full":
         moments["embeddings"] = {**fixed, "gradients": gradients, "activations": at_embeddings}
     moments["optimizer step"]["workspace"] += _optimizer_room(shape, s)
+    if s.layout == "fsdp" and s.method == "qlora":
+        moments[_LOADING] = _loading(shape, s)
     if s.eval_slots:
         # Liger fuses the loss in training alone (0.8.1, lce_forward): an evaluation makes all logits.
         logits = 6.0 * shape.hidden if s.loss == "cut" else c.eval_loss * shape.vocab
@@ -162,6 +180,8 @@ def _fixed(shape: Shape, s: Settings, c: Constants) -> dict[str, float]:
         parts["adapter"] = trained * _adapter_bytes(s)
     if s.layout == "ddp":
         parts["buckets"] = _gradients(shape, s)
+    elif s.layout == "fsdp" and s.method == "full":  # whole gradients: a layer's, twice, and those of the embeddings
+        parts["buckets"] = s.bytes * (2.0 * shape.linear_parameters / shape.layers + _embeddings(shape))
     elif s.layout in {"zero1", "zero2", "zero3"}:  # two of 500 million bytes are DeepSpeed's own default
         parts["buckets"] = min(2.0 * 5e8, 2 * trained * 2)
     return parts
@@ -170,10 +190,17 @@ def _fixed(shape: Shape, s: Settings, c: Constants) -> dict[str, float]:
 def _weights(shape: Shape, s: Settings) -> float:
     quantized = shape.linear_parameters if s.method == "qlora" else 0
     # 4 bits, and one scale for 64 of them: in 4 bytes, or in 1 byte with a second scale for each 256 scales.
-    bits = 0.5 + (1 / 64 + 4 / 16384 if s.double_quant else 4 / 64)
+    scales = 1 / 64 + 4 / 16384 if s.double_quant else 4 / 64
     if s.method == "full":
-        return (shape.parameters * _parameter_bytes(s) + _widened(shape, s, 2)) / _shards(s)
-    return (quantized * bits + (shape.parameters - quantized) * s.bytes) / _shards(s)
+        return (shape.parameters * s.bytes + _widened(shape, s, 2)) / _shards(s)
+    spread = (quantized * 0.5 + (shape.parameters - quantized) * s.bytes) / _shards(s)
+    return spread + quantized * scales  # the scales are no parameters: each GPU keeps them all
+
+
+def _loading(shape: Shape, s: Settings) -> dict[str, float]:
+    """Axolotl 0.19 makes the 4-bit model whole on each GPU, and frees it once the last layer is spread."""
+    whole, adapter = replace(s, layout="ddp"), 4.0 * adapter_parameters(shape, s)
+    return {"weights": _weights(shape, whole) + _weights(shape, s), "adapter": adapter * (1 + 1 / s.gpus)}
 
 
 def _embeddings(shape: Shape) -> int:
@@ -191,11 +218,6 @@ def _stream_bytes(s: Settings) -> int:
     return 4 if s.wide_embeddings else s.bytes
 
 
-def _parameter_bytes(s: Settings) -> float:
-    """FSDP and ZeRO keep the trained parameters in 4 bytes; alone and in DDP Axolotl loads them in 2 and trains so."""
-    return 4.0 if s.layout == "fsdp" else float(s.bytes)
-
-
 def _adapter_bytes(s: Settings) -> float:
     """PEFT keeps the adapter in 4 bytes; DeepSpeed makes it 2 and spreads a copy of 4."""
     return {"fsdp": 4 / s.gpus, "zero1": 2 + 4 / s.gpus, "zero2": 2 + 4 / s.gpus, "zero3": 6 / s.gpus}.get(s.layout, 4)
@@ -203,7 +225,9 @@ def _adapter_bytes(s: Settings) -> float:
 
 def _gradient_bytes(s: Settings) -> float:
     wide = 4.0 if s.method != "full" else float(s.bytes)
-    spread = {"fsdp": 4 / s.gpus, "zero1": 2.0, "zero2": 2 / s.gpus, "zero3": 2 / s.gpus}
+    # Without asking for it, FSDP 2 spreads gradients at the last micro-batch only, and keeps them whole until then.
+    held = s.bytes if s.accumulation > 1 and not s.synchronised else 0
+    spread = {"fsdp": wide / s.gpus + held, "zero1": 2.0, "zero2": 2 / s.gpus, "zero3": 2 / s.gpus}
     return spread.get(s.layout, wide)
 
 
@@ -221,11 +245,12 @@ def _optimizer(shape: Shape, s: Settings, trained: float) -> float:
     if s.layout in {"zero1", "zero2", "zero3"}:
         master = 4 if s.method == "full" else 0  # the adapter's own is counted with it
         return trained * (wide + master) / s.gpus
-    if s.method == "full" and s.bytes == 2 and s.layout != "fsdp":
+    spread = s.gpus if s.layout == "fsdp" else 1
+    if s.method == "full" and s.bytes == 2:
         if s.optimizer in {"adamw_8bit", "adamw_bnb_8bit"}:  # transformers asks for 32 bits for nn.Embedding
             return trained * narrow + (8 - narrow) * shape.vocab * shape.hidden
-        return trained * narrow + _widened(shape, s, wide - narrow)
-    return trained * wide / (s.gpus if s.layout == "fsdp" else 1)
+        return (trained * narrow + _widened(shape, s, wide - narrow)) / spread
+    return trained * wide / spread
 
 
 def _optimizer_room(shape: Shape, s: Settings) -> float:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ax_recipe import architecture, decide
+from ax_recipe.architecture import Shape
+from ax_recipe.choose import Choice
+from ax_recipe.decide import Decided, Wish
 from ax_recipe.document import Keys
-from ax_recipe.errors import RecipeError
+from ax_recipe.errors import MissingError, RecipeError
 from ax_recipe.hardware import CPU, Hardware
-from ax_recipe.recipe import Lora, Recipe, Train, resolve
-
-_LIGER = "axolotl.integrations.liger.LigerPlugin"
+from ax_recipe.recipe import Lora, Recipe, Scratch, Train, resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +36,17 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that is decided before anything starts. ``base`` is the pre-training of a model that is made here."""
+    """All that is decided before anything starts. ``base`` is the pre-training of a model that is made here.
+
+    ``choice`` is how memory and speed were weighed against each other; where they were not, ``careful`` says why.
+    """
 
     recipe: Recipe
     hardware: Hardware
     train: Config
     base: Config | None
+    choice: Choice | None = None
+    careful: str = ""
 
 
 class _Keys:
@@ -77,7 +84,19 @@ def make(recipe: Recipe, hardware: Hardware, output_dir: str, prepared_dir: str,
     base = None
     if not isinstance(recipe.base, str):
         base = _pretraining(recipe, folder, prepared_dir, base_dir)
-    return Plan(recipe, hardware, _finetuning(recipe, hardware, folder, output_dir, prepared_dir, base_dir), base)
+    train, decided = _finetuning(recipe, hardware, folder, output_dir, prepared_dir, base_dir)
+    return Plan(recipe, hardware, train, base, decided.choice, decided.careful)
+
+
+def shape_of(recipe: Recipe) -> Shape | None:
+    """The dimensions of the recipe's base; None where they are not known here, or are no language model's."""
+    if isinstance(recipe.base, Scratch):
+        config = {"model_type": "llama", **recipe.base.model, "vocab_size": recipe.base.vocab_size}
+        return architecture.from_config(config, recipe.name)
+    try:
+        return architecture.find(recipe.base, recipe.file.resolve().parent)
+    except (MissingError, RecipeError):
+        return None
 
 
 def with_plugin(plan: Plan, plugin: str) -> Plan:
@@ -94,7 +113,7 @@ def with_plugin(plan: Plan, plugin: str) -> Plan:
 
 def _finetuning(
     recipe: Recipe, hardware: Hardware, folder: Path, output_dir: str, prepared_dir: str, base_dir: str
-) -> Config:
+) -> tuple[Config, Decided]:
     keys = _Keys()
     scratch = not isinstance(recipe.base, str)
     base = base_dir if scratch else resolve(str(recipe.base), folder)
@@ -102,14 +121,22 @@ def _finetuning(
     keys.put("load_in_4bit", True if recipe.method == "qlora" else None, Origin("recipe", "qlora", ("method",)))
     if recipe.method != "full":
         _put_lora(keys, recipe.method, recipe.lora)
-    keys.put("chat_template", recipe.chat_template, _from(recipe, "chat_template"))
+    keys.put("rl", recipe.rl, Origin("recipe", "", ("rl",)))
+    keys.put("chat_template", _chat_template(recipe, recipe.data), _from(recipe, "chat_template"))
     _put_data(keys, recipe, folder, prepared_dir)
-    _put_training(keys, recipe, recipe.train, hardware, ("train",))
-    _put_speed(keys, recipe, hardware)
+    _put_training(keys, recipe, recipe.train, ("train",))
     _put_logging(keys, recipe.train)
+    shape = shape_of(recipe) if hardware.kind else None
+    insists = "sample_packing" in recipe.document.value.get("train", {})
+    wish = Wish(recipe.train, recipe.method, dict(keys.values), recipe.axolotl, shape, insists)
+    decided = decide.decide(wish, hardware)
+    _put_decisions(keys, decided, ("train",))
+    if keys.values["sample_packing"]:
+        # Axolotl packs what it evaluates too; a set that fills too few packs gives no loss at all.
+        keys.put("eval_sample_packing", False, Origin("default", "held-out rows are scored one by one, however few"))
     keys.put("output_dir", output_dir, Origin("run"))
     keys.overrule(recipe.axolotl, ("axolotl",))
-    return keys.config()
+    return keys.config(), decided
 
 
 def _pretraining(recipe: Recipe, folder: Path, prepared_dir: str, base_dir: str) -> Config:
@@ -119,12 +146,15 @@ def _pretraining(recipe: Recipe, folder: Path, prepared_dir: str, base_dir: str)
     made_here = Origin("recipe", "the base is pre-trained here", ("base",))
     keys.put("base_model", str(Path(base_dir) / "untrained"), made_here)
     keys.put("reinit_weights", True, Origin("default", "pre-training starts from random weights"))
-    keys.put("chat_template", recipe.chat_template, _from(recipe, "chat_template"))
+    keys.put("chat_template", _chat_template(recipe, scratch.data), _from(recipe, "chat_template"))
     keys.put("datasets", [_data(row, folder) for row in scratch.data], Origin("recipe", "", ("base", "data")))
     keys.put("val_set_size", 0.0, Origin("default", "a base is judged by what is made of it"))
     keys.put("dataset_prepared_path", prepared_dir, Origin("run"))
     # On the CPU everywhere: the same text gives the same few million weights, whatever the machine.
-    _put_training(keys, recipe, scratch.train, CPU, ("base", "train"))
+    room = ("base", "train")
+    _put_training(keys, recipe, scratch.train, room)
+    wish = Wish(scratch.train, "full", dict(keys.values), scratch.axolotl, None, insists=True)
+    _put_decisions(keys, decide.decide(wish, CPU), room)
     _put_logging(keys, scratch.train, checkpoints=False)
     keys.put("output_dir", base_dir, Origin("run"))
     keys.overrule(scratch.axolotl, ("base", "axolotl"))
@@ -136,7 +166,8 @@ def _put_lora(keys: _Keys, method: str, lora: Lora) -> None:
     for name, value in (("r", lora.r), ("alpha", lora.alpha), ("dropout", lora.dropout)):
         keys.put(f"lora_{name}", value, Origin("recipe", "", ("lora", name)))
     if lora.target_modules:
-        keys.put("lora_target_modules", list(lora.target_modules), Origin("recipe", "", ("lora", "target_modules")))
+        modules = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+        keys.put("lora_target_modules", modules, Origin("recipe", "", ("lora", "target_modules")))
     else:
         keys.put("lora_target_linear", True, Origin("default", "an adapter on every linear layer learns best"))
 
@@ -148,101 +179,30 @@ def _put_data(keys: _Keys, recipe: Recipe, folder: Path, prepared_dir: str) -> N
         keys.put("test_datasets", rows, Origin("recipe", "", ("held_out",)))
     else:
         keys.put("val_set_size", recipe.val_set_size, _from(recipe, "val_set_size"))
-    if recipe.train.sample_packing:
-        # Axolotl packs what it evaluates too; a set that fills too few packs gives no loss at all.
-        keys.put("eval_sample_packing", False, Origin("default", "held-out rows are scored one by one, however few"))
+    if recipe.rl:
+        keys.put("sample_packing", False, Origin("default", "Axolotl packs no pairs of answers"))
     keys.put("dataset_prepared_path", prepared_dir, Origin("run"))
 
 
-def _put_training(keys: _Keys, recipe: Recipe, train: Train, hardware: Hardware, room: Keys) -> None:
-    def recipe_or_default(name: str) -> Origin:
-        key = (*room, name)
-        return Origin("recipe" if key in recipe.document.lines else "default", "", key)
-
-    for name in ("sequence_len", "sample_packing", "num_epochs", "max_steps"):
-        keys.put(name, getattr(train, name), recipe_or_default(name))
-    micro, accumulation, reason = batch(train, hardware.count)
-    keys.put("micro_batch_size", micro, Origin("hardware", reason, (*room, "micro_batch_size")))
-    keys.put("gradient_accumulation_steps", accumulation, Origin("hardware", reason, (*room, "global_batch_size")))
-    for name in ("learning_rate", "lr_scheduler", "warmup_ratio", "warmup_steps", "weight_decay"):
-        keys.put(name, getattr(train, name), recipe_or_default(name))
-    keys.put("optimizer", train.optimizer or "adamw_torch_fused", recipe_or_default("optimizer"))
-    _put_precision(keys, hardware)
-    keys.put("gradient_checkpointing", *_checkpointing(train, hardware, recipe_or_default("gradient_checkpointing")))
-    keys.put("seed", train.seed, recipe_or_default("seed"))
+def _put_training(keys: _Keys, recipe: Recipe, train: Train, room: Keys) -> None:
+    names = (
+        "sequence_len", "sample_packing", "num_epochs", "max_steps", "learning_rate", "lr_scheduler", "warmup_ratio",
+        "warmup_steps", "weight_decay", "seed",
+    )  # fmt: skip
+    for name in names:
+        if name not in keys.values:
+            key = (*room, name)
+            keys.put(
+                name, getattr(train, name), Origin("recipe" if key in recipe.document.lines else "default", "", key)
+            )
 
 
-def batch(train: Train, gpus: int) -> tuple[int, int, str]:
-    """Split the global batch: the largest micro-batch up to the recipe's own that divides each GPU's share.
-
-    :raises RecipeError: the global batch cannot be split over that many GPUs.
-    """
-    processes = max(1, gpus)
-    share, rest = divmod(train.global_batch_size, processes)
-    if rest:
-        fits = [n for n in range(1, train.global_batch_size + 1) if train.global_batch_size % n == 0][:6]
-        raise RecipeError(
-            f"train.global_batch_size: {train.global_batch_size} rows a step cannot be split over {processes} GPUs",
-            f"use one of {fits} GPUs, or --set train.global_batch_size={share * processes or processes}",
-        )
-    micro = next(n for n in range(min(train.micro_batch_size or 1, share), 0, -1) if share % n == 0)
-    accumulation = share // micro
-    return (
-        micro,
-        accumulation,
-        f"{micro} rows x {accumulation} passes x {processes} = {train.global_batch_size} a step",
-    )
-
-
-def _put_precision(keys: _Keys, hardware: Hardware) -> None:
-    if hardware.kind is None:
-        reason = "float32: a CPU is slower in 16 bit, and `auto` would pick fp16"
-        for name in ("bf16", "fp16", "tf32"):
-            keys.put(name, False, Origin("hardware", reason))
-        return
-    reason = f"{hardware.kind.name} {'multiplies' if hardware.kind.has_bf16 else 'has no'} bfloat16"
-    keys.put("bf16", hardware.kind.has_bf16, Origin("hardware", reason))
-    keys.put("fp16", not hardware.kind.has_bf16, Origin("hardware", reason))
-    keys.put("tf32", hardware.kind.has_bf16, Origin("hardware", reason))
-
-
-def _checkpointing(train: Train, hardware: Hardware, origin: Origin) -> tuple[bool, Origin]:
-    if train.gradient_checkpointing is not None:
-        return train.gradient_checkpointing, origin
-    if hardware.kind is None:
-        return False, Origin("hardware", "memory is not what a CPU is short of")
-    return True, Origin("hardware", "recomputes activations: a quarter slower, several times smaller")
-
-
-def _put_speed(keys: _Keys, recipe: Recipe, hardware: Hardware) -> None:
-    kind = hardware.kind
-    kernels = [f"lora_{part}_kernel" for part in ("mlp", "qkv", "o")] if recipe.method != "full" else []
-    if kind is None:
-        for name in kernels:
-            keys.put(name, False, Origin("hardware", "Triton kernels need a GPU; Axolotl would switch them on"))
-        return
-    if kind.compute_capability >= 90:
-        keys.put(
-            "attn_implementation",
-            "sdpa",
-            Origin("hardware", "needs no extra package and packs well from sm_90 on"),
-        )
-    elif kind.has_bf16:
-        reason = "packed rows in bfloat16 are only right with flash attention below sm_90"
-        keys.put("attn_implementation", "flash_attention_2", Origin("hardware", reason))
-    else:
-        keys.put("attn_implementation", "sdpa", Origin("hardware", f"{kind.name} has no flash attention"))
-        keys.put(
-            "sample_packing",
-            False,
-            Origin("hardware", f"{kind.name} has no flash attention to keep packed rows apart"),
-        )
-    for name in kernels:
-        keys.put(name, kind.has_bf16, Origin("hardware", "fused LoRA kernels: faster and smaller"))
-    fused = Origin("hardware", "fused kernels and loss: the logits of a 128k vocabulary never exist in memory")
-    keys.put("plugins", [_LIGER], fused)
-    for name in ("liger_rope", "liger_rms_norm", "liger_glu_activation", "liger_fused_linear_cross_entropy"):
-        keys.put(name, True, fused)
+def _put_decisions(keys: _Keys, decided: Decided, room: Keys) -> None:
+    names = {"gradient_accumulation_steps": "global_batch_size"}
+    named = ("micro_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "optimizer", "sample_packing")
+    for each in decided.decisions:
+        where = (*room, names.get(each.key, each.key)) if each.key in named else None
+        keys.put(each.key, each.value, Origin(each.source, each.reason, where))
 
 
 def _put_logging(keys: _Keys, train: Train, *, checkpoints: bool = True) -> None:
@@ -258,6 +218,12 @@ def _put_logging(keys: _Keys, train: Train, *, checkpoints: bool = True) -> None
         return
     keys.put("saves_per_epoch", train.saves_per_epoch or 1, given_or_default(train.saves_per_epoch))
     keys.put("save_total_limit", 2, Origin("default", "the newest checkpoint, and one in case it is torn"))
+
+
+def _chat_template(recipe: Recipe, data: Sequence[Mapping[str, Any]]) -> str | None:
+    """The recipe's own, or the tokenizer's; none where no data is written with one: a base often has none."""
+    spoken = any("chat_template" in str(row.get("type")) for row in data)
+    return recipe.chat_template or ("tokenizer_default" if spoken else None)
 
 
 def _from(recipe: Recipe, name: str) -> Origin:

@@ -25,6 +25,7 @@ OPTIMIZERS: dict[str, tuple[float, float]] = {
     "adamw_hf": (8, 4),
     "adamw_bnb_8bit": (2.03, 2.03),
     "adamw_8bit": (2.03, 2.03),
+    "adamw_torch_8bit": (2.06, 2.06),
     "paged_adamw_8bit": (0, 0),  # paged state lies in managed memory, which no allocator of torch sees
     "paged_adamw_32bit": (0, 0),
     "paged_lion_8bit": (0, 0),
@@ -33,6 +34,8 @@ OPTIMIZERS: dict[str, tuple[float, float]] = {
     "lion_32bit": (4, 4),
     "sgd": (0, 0),
 }
+UNMEASURED = "counted, not measured"
+_MEASURED_LAYOUTS = frozenset(["single", "ddp"])
 _EVALS = ("evals_per_epoch", "eval_steps", "eval_strategy")
 # Keys with which a training is another one than those that were measured or counted.
 _ELSEWHERE = (
@@ -47,11 +50,12 @@ class Settings:
     """One training as it uses a GPU. Lengths are in tokens; ``bytes`` is the width of the model's numbers.
 
     ``row`` is the longest row of a micro-batch, ``slots`` the tokens of one, padding counted. ``layout`` is ``single``,
-    ``ddp``, ``fsdp``, ``zero1``, ``zero2`` or ``zero3``; ``loss`` is ``plain``, ``liger`` (never all logits at once in
-    training), ``liger-logits`` or ``cut``; ``attention`` says what it keeps: ``grouped`` keys, ``repeated`` ones, or a
-    ``mask`` too. ``wide_embeddings``: embeddings, head and norms, and with them the hidden states between the layers,
-    have 4 bytes beside linear modules of 2. ``capability`` is the GPU's CUDA compute capability times ten, 0 for the
-    CPU. ``outside`` lists why the memory model has not been validated for this training.
+    ``ddp``, ``fsdp``, ``zero1``, ``zero2`` or ``zero3``; ``synchronised``: gradients are spread after each micro-batch;
+    ``loss`` is ``plain``, ``liger`` (never all logits at once in training), ``liger-logits`` or ``cut``; ``attention``
+    says what it keeps: ``grouped`` keys, ``repeated`` ones, or a ``mask`` too. ``wide_embeddings``: embeddings, head
+    and norms, and with them the hidden states between the layers, have 4 bytes beside linear modules of 2.
+    ``capability`` is the GPU's CUDA compute capability times ten, 0 for the CPU. ``outside`` lists why the memory model
+    has not been validated for this training.
     """
 
     method: str
@@ -59,6 +63,7 @@ class Settings:
     layout: str
     micro_batch: int
     accumulation: int
+    synchronised: bool
     row: int
     slots: int
     eval_slots: int
@@ -106,6 +111,7 @@ def resolve(
         layout=layout,
         micro_batch=micro,
         accumulation=_accumulation(keys, micro),
+        synchronised=_synchronised(keys),
         row=micro * row if packed else row,
         slots=micro * row,
         eval_slots=_eval_rows(keys, micro) * row,
@@ -126,7 +132,7 @@ def resolve(
         bytes=_bytes(keys, hardware),
         wide_embeddings=_wide_embeddings(keys, method, layout, loss, hardware),
         capability=hardware.kind.compute_capability if hardware.kind else 0,
-        outside=_outside(keys, hardware, shape, attention),
+        outside=_outside(keys, hardware, shape, attention, layout),
     )
 
 
@@ -155,6 +161,11 @@ def _zero_stage(deepspeed: Any, folder: Path) -> int:
 def _accumulation(keys: Mapping[str, Any], micro: int) -> int:
     given = keys.get("gradient_accumulation_steps")
     return int(given) if given else max(1, int(keys.get("batch_size") or micro) // micro)
+
+
+def _synchronised(keys: Mapping[str, Any]) -> bool:
+    accumulates = (keys.get("accelerator_config") or {}).get("gradient_accumulation_kwargs") or {}
+    return bool(accumulates.get("sync_each_batch"))
 
 
 def _row(keys: Mapping[str, Any], packed: bool, longest: int | None) -> int:
@@ -222,8 +233,16 @@ def _targets(keys: Mapping[str, Any], shape: Shape) -> tuple[str, ...]:
     if keys.get("lora_target_linear") or not wanted or wanted == "all-linear":
         return tuple(shape.linears)
     if isinstance(wanted, str):
-        return tuple(name for name in shape.linears if re.fullmatch(wanted, name) or re.search(wanted, name))
+        return tuple(name for name in shape.linears if any(re.fullmatch(wanted, path) for path in _paths(name)))
     return tuple(name for name in shape.linears if any(str(each).endswith(name) for each in wanted))
+
+
+def _paths(name: str) -> tuple[str, ...]:
+    """What a linear module of the first layer may be called as a whole, which is what PEFT holds a pattern against."""
+    part = "mlp" if name in {"gate_proj", "up_proj", "gate_up_proj", "down_proj"} else "self_attn"
+    return name, *(
+        f"{root}.layers.0.{part}.{name}" for root in ("model", "model.language_model", "language_model.model")
+    )
 
 
 def _bytes(keys: Mapping[str, Any], hardware: Hardware) -> int:
@@ -244,8 +263,10 @@ def _wide_embeddings(keys: Mapping[str, Any], method: str, layout: str, loss: st
     return str(keys.get("attn_implementation") or _old_attention(keys) or "sdpa") in {"sdpa", "eager"}
 
 
-def _outside(keys: Mapping[str, Any], hardware: Hardware, shape: Shape, attention: str) -> tuple[str, ...]:
+def _outside(keys: Mapping[str, Any], hardware: Hardware, shape: Shape, attention: str, layout: str) -> tuple[str, ...]:
     found = [shape.outside] if shape.outside else []
+    if layout not in _MEASURED_LAYOUTS:
+        found.append(f"{layout}: {UNMEASURED}")
     found += [key for key in _ELSEWHERE if keys.get(key) not in (None, False, "auto", [])]
     found += [key for key in ("context_parallel_size", "tensor_parallel_size") if int(keys.get(key) or 1) > 1]
     if hardware.kind is None:

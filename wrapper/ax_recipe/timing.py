@@ -37,8 +37,11 @@ _CPU = (0.2, 40.0)  # a few cores: no promise
 
 # Fitted to one H200 with Axolotl 0.19.0: the share of the peak that matrix products reach, and the bytes moved for each
 # byte kept for the backward pass, for each logit without a fused loss, and for each byte of a norm that is not Liger's.
-_EFFICIENCY, _MOVED_KEPT, _MOVED_LOGIT, _MOVED_NORM = 0.49, 12.0, 80.0, 30.0
-_SCALING = {"single": 1.0, "ddp": 0.96, "zero1": 0.94, "zero2": 0.92, "zero3": 0.8, "fsdp": 0.85}
+_EFFICIENCY, _MOVED_KEPT, _MOVED_LOGIT, _MOVED_NORM = 0.56, 14.0, 100.0, 30.0
+_LAYER_S = 0.0015  # what each micro-batch pays for each layer, however few tokens it has
+_SCALING = {"single": 1.0, "ddp": 0.96, "zero1": 0.94, "zero2": 0.92, "zero3": 0.9, "fsdp": 0.95}
+# GB/s at which a GPU fetches what lies on the others, by compute capability: NVLink's by data sheets, else PCIe's.
+_LINKS, _PCIE = {70: 100.0, 80: 200.0, 90: 350.0, 100: 700.0}, 15.0
 _PACKED = 0.96  # how full packing makes a row
 _START_S = 60.0  # imports, loading, the first step's compiling
 _LAUNCH_S = 0.008  # what Python takes to start one layer's kernels, forward, again and backward
@@ -142,7 +145,7 @@ def estimate(
     steps = _steps(settings, keys, data)
     per_micro = _micro_batch_tokens(settings, keys, data)
     tokens_per_step = round(per_micro * settings.accumulation * settings.gpus)
-    speed = settings.gpus * per_micro * _SCALING[settings.layout] / _seconds(shape, settings, hardware, per_micro)
+    speed = settings.gpus * per_micro / seconds_of(shape, settings, hardware, per_micro)
     seconds = _START_S + steps * tokens_per_step / speed
     cost = None if price is None else price * max(1, hardware.count) * seconds / 3600
     return Timing(steps, tokens_per_step, speed, seconds, cost, tuple(assumed))
@@ -169,8 +172,12 @@ def _micro_batch_tokens(s: Settings, keys: Mapping[str, Any], data: Data) -> flo
     return float(s.micro_batch * row)
 
 
-def _seconds(shape: Shape, s: Settings, hardware: Hardware, tokens: float) -> float:
-    """One micro-batch of so many tokens on one GPU."""
+def seconds_of(shape: Shape, s: Settings, hardware: Hardware, tokens: float) -> float:
+    """One micro-batch of so many tokens on one GPU, with what it hears from and tells the others meanwhile."""
+    return max(_computing(shape, s, hardware, tokens) / _SCALING[s.layout], _gathering(shape, s))
+
+
+def _computing(shape: Shape, s: Settings, hardware: Hardware, tokens: float) -> float:
     flops, bandwidth = rates(hardware)
     # Forward and the gradient of the activations; that of the weights in a full fine-tune; the forward once more.
     passes = (6 if s.method == "full" else 4) + (2 if s.checkpointing else 0)
@@ -178,8 +185,21 @@ def _seconds(shape: Shape, s: Settings, hardware: Hardware, tokens: float) -> fl
     moved = _moved(shape, s) * tokens
     if s.method == "qlora":  # each pass over a layer turns its weights into 16 bits
         moved += (3 if s.checkpointing else 2) * shape.linear_parameters * 2.52 / 0.6
-    seconds = work / (flops * 1e12 * _EFFICIENCY) + moved / (bandwidth * 1e9)
-    return max(seconds, shape.layers * _LAUNCH_S * (1.0 if s.checkpointing else 0.75))
+    again = 4 / 3 if s.checkpointing else 1.0
+    seconds = work / (flops * 1e12 * _EFFICIENCY) + moved / (bandwidth * 1e9) + shape.layers * _LAYER_S * again
+    return max(seconds, shape.layers * _LAUNCH_S * 0.75 * again)
+
+
+def _gathering(shape: Shape, s: Settings) -> float:
+    """Where weights are spread, each GPU fetches all of them forward and backward, and gives its gradients away."""
+    if s.layout not in {"fsdp", "zero3"}:
+        return 0.0
+    linears = 0.5 if s.method == "qlora" else s.bytes
+    rest = shape.parameters - shape.linear_parameters
+    gathered = 2.0 * (shape.linear_parameters * linears + rest * s.bytes)
+    given = shape.parameters * s.bytes if s.method == "full" else 0
+    link = _LINKS.get(s.capability, _PCIE)
+    return (gathered + given) * (1 - 1 / s.gpus) / (link * 1e9)
 
 
 def _moved(shape: Shape, s: Settings) -> float:

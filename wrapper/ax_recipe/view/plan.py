@@ -9,8 +9,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ax_recipe.forecast import FITS, TIGHT, WILL_NOT_FIT, Forecast
-from ax_recipe.memory import Parts
+from ax_recipe.forecast import Forecast
+from ax_recipe.memory import FITS, TIGHT, WILL_NOT_FIT, Parts
 from ax_recipe.timing import ERROR
 from ax_recipe.view.figures import clean, duration
 from ax_recipe.view.row import style
