@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -24,23 +25,28 @@ MARKS = {"waiting": " ", "running": ">", "done": "x", "skipped": "-", "failed": 
 EXIT_CODES = {"finished": 0, "waiting": 0, "running": 0, "failed": 1, "interrupted": 130}
 
 
-def attend(run: RunDir, *, as_json: bool = False) -> int:
+def attend(run: RunDir, *, as_json: bool = False, owns: bool = True) -> int:
     """Show ``run`` until it ends or the person leaves it; give the command's exit code.
 
-    Leaving does not end the run; only an explicit stop does.
+    Leaving does not end the run, nor does a closed terminal (SIGHUP); an explicit stop does. So does SIGTERM where the
+    command ``owns`` the run: a batch system sends it to that command, and kills what is left when it ends.
     """
+    signal.signal(signal.SIGTERM, _terminated)
     console = Console(stderr=True)
     feed = Feed(run, (lambda event: print(events.to_json(event), flush=True)) if as_json else None)  # noqa: T201
     target = target_of(run)
-    if as_json or not fits(console):
-        reason = _by_lines(feed, console, target, quiet=as_json)
-    else:
-        with Dashboard(feed.state, title=run.name, target_loss=target, console=console) as shown:
-            reason = shown.run(feed.poll)
+    try:
+        if as_json or not fits(console):
+            reason = _by_lines(feed, console, target, quiet=as_json)
+        else:
+            with Dashboard(feed.state, title=run.name, target_loss=target, console=console) as shown:
+                reason = shown.run(feed.poll)
+    except SystemExit:
+        if not owns:
+            raise
+        reason = "stop"
     if reason == "stop":
-        stop(run)
-        while feed.poll():
-            time.sleep(POLL_S)
+        _see_off(run, feed, console)
     if reason == "detached":
         console.print(
             f"The run goes on. ax-recipe watch {run.name} comes back to it, ax-recipe status shows where it is."
@@ -50,6 +56,24 @@ def attend(run: RunDir, *, as_json: bool = False) -> int:
     if not as_json:
         console.print(summary(run, state), markup=False, highlight=False, soft_wrap=True)
     return EXIT_CODES[state.status]
+
+
+def _terminated(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _see_off(run: RunDir, feed: Feed, console: Console) -> None:
+    """Stop the run and wait until it has; to be asked once more hurries it."""
+    stop(run)
+    console.print("It saves a checkpoint and stops. Ctrl-C once more hurries it, and may cost the checkpoint.")
+    while True:
+        try:
+            while feed.poll():
+                time.sleep(POLL_S)
+        except (KeyboardInterrupt, SystemExit):
+            stop(run)
+        else:
+            return
 
 
 def target_of(run: RunDir) -> Band | None:
@@ -88,7 +112,10 @@ def stop(run: RunDir) -> bool:
     holder = run.holder()
     if holder is None:
         return False
-    os.kill(holder, signal.SIGTERM)
+    try:
+        os.kill(holder, signal.SIGTERM)
+    except ProcessLookupError:  # it has just ended
+        return False
     return True
 
 

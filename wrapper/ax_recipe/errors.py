@@ -50,6 +50,12 @@ class RunFailedError(AxRecipeError):
     """A stage of a run did not do what it should."""
 
 
+class StoppedError(AxRecipeError):
+    """Somebody or something asked the run to stop, and it did."""
+
+    exit_code = 130
+
+
 class RecipeError(AxRecipeError):
     """The recipe, the Axolotl YAML or the command line is wrong."""
 

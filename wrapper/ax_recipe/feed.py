@@ -46,6 +46,7 @@ class Feed:
         self._listener = tell
         self.state = State()
         self._attempt: _Attempt | None = None
+        self._exact: dict[Path, Follower] = {}  # each attempt at a training goes on in the same file
         self._seen: dict[str, int] = {}
         self._gpus_read = 0.0
         self._disk_read = 0.0
@@ -67,7 +68,8 @@ class Feed:
         if record.state in ("waiting", "skipped") or self._seen.get(record.name) == record.attempt:
             self._show(record)
             return
-        if self._attempt is None or self._attempt.record.name != record.name:
+        attempt = self._attempt
+        if attempt is None or (attempt.record.name, attempt.record.attempt) != (record.name, record.attempt):
             self._open(record)
         self._read()
         if record.state in _ENDED:
@@ -81,7 +83,8 @@ class Feed:
         self._close()
         exact = {"base": self.run.base_events, "train": self.run.events}.get(record.name)
         log = self.run.log(record.name, record.attempt)
-        self._attempt = _Attempt(record, Follower(log), Follower(exact) if exact else None)
+        told = self._exact.setdefault(exact, Follower(exact)) if exact else None
+        self._attempt = _Attempt(record, Follower(log), told)
         if record.name in ("base", "train") and record.attempt == 1:
             self._forget()
         self._tell(events.StageStarted(record.name, record.attempt, record.started))
@@ -117,6 +120,8 @@ class Feed:
         # A stage that is still "running" when its runner is gone was cut off.
         ended = record or self.run.read_state().stage(attempt.record.name)
         word = ended.state if ended.state in _ENDED else "interrupted"
+        if ended.attempt != attempt.record.attempt:  # it failed, and the runner has begun anew
+            word, ended = "failed", attempt.record
         self._tell(events.StageEnded(ended.name, _EXIT_CODES[word], ended.ended))
         self.state.stages[ended.name] = word
         self._seen[ended.name] = ended.attempt

@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from ax_recipe import assets, process
-from ax_recipe.errors import MissingError, RunFailedError
+from ax_recipe import assets, evaluation, process, scoring
+from ax_recipe.errors import MissingError, RunFailedError, StoppedError
 from ax_recipe.observe import events
 from ax_recipe.rundir import RunDir, write
 from ax_recipe.ship import convert, merged, prompter
@@ -76,6 +76,7 @@ def _trained(path: Path) -> Outcome:
         )
     seen = [event for event in map(events.from_json, path.read_text(encoding="utf-8").splitlines()) if event]
     step, total = _last_step(seen)
+    _refuse_interrupted(seen, step, total)
     if total is None or step < total:
         raise RunFailedError(f"training ended after step {step} of {total}, though with exit code 0")
     last = next(
@@ -93,6 +94,14 @@ def _trained(path: Path) -> Outcome:
     return Outcome(f"{total} steps, loss {loss:.3f}", figures={"steps": total, "loss": loss})
 
 
+def _refuse_interrupted(seen: list[events.Event], step: int, total: int | None) -> None:
+    """A trainer that somebody else asked to stop ends with exit code 0, too."""
+    last = max((at for at, event in enumerate(seen) if isinstance(event, events.Registered)), default=0)
+    for event in seen[last:]:
+        if isinstance(event, events.Interrupted):
+            raise StoppedError(f"the trainer was asked to stop by {event.reason} at step {step} of {total}")
+
+
 def _last_step(seen: list[events.Event]) -> tuple[int, int | None]:
     steps = [event for event in seen if isinstance(event, events.Step)]
     totals = [event.total_steps for event in seen if isinstance(event, events.Began | events.Step) if event.total_steps]
@@ -103,7 +112,7 @@ def _preprocess(_run: RunDir, _orders: Orders) -> Outcome:
     return Outcome("the data is tokenised and cached")
 
 
-def _evaluate(run: RunDir, _orders: Orders) -> Outcome:
+def _evaluate(run: RunDir, orders: Orders) -> Outcome:
     path = run.output / "eval_summary.csv"
     _files(run.output, path.name)
     with path.open(encoding="utf-8", newline="") as file:
@@ -117,7 +126,13 @@ def _evaluate(run: RunDir, _orders: Orders) -> Outcome:
     first = _first_evaluation(run.events)
     before = f"{first:.3f} -> " if first is not None else ""
     figures = {"eval_loss": loss} | ({} if first is None else {"eval_loss_before": first})
-    return Outcome(f"held-out loss {before}{loss:.3f}, perplexity {math.exp(loss):.2f}", figures=figures)
+    words = [f"held-out loss {before}{loss:.3f}, perplexity {math.exp(loss):.2f}"]
+    found = evaluation.read(run, evaluation.form_of(orders), orders)
+    if texts := found.held_out:
+        words.append(f"row by row {evaluation.change_in_words(texts)}")
+    if texts := found.general:
+        words.append(f"on general text {evaluation.change_in_words(texts)}")
+    return Outcome("; ".join(words), figures=figures)
 
 
 def _first_evaluation(path: Path) -> float | None:
@@ -232,13 +247,18 @@ def _deploy(run: RunDir, orders: Orders) -> Outcome:
 
 
 def _chat(run: RunDir, orders: Orders) -> Outcome:
-    rows = run.read_json(run.answers)
-    good = sum(row["tuned_matches"] for row in rows)
-    before = sum(row["base_matches"] for row in rows)
-    words = f"{good} of {len(rows)} answers as taught, {before} before"
-    if good < orders["checks"]["at_least"]:
+    found = judge_answers(run.answers, orders)
+    words = f"{found.tuned} of {found.asked} answers as taught, {found.base} before"
+    if found.tuned < orders["checks"]["at_least"]:
         raise RunFailedError(f"{words}: the recipe wants {orders['checks']['at_least']}", f"read them in {run.answers}")
-    return Outcome(words, figures={"matched": good, "asked": len(rows), "matched_before": before})
+    return Outcome(words, figures={"matched": found.tuned, "asked": found.asked, "matched_before": found.base or 0})
+
+
+def judge_answers(path: Path, orders: Orders) -> evaluation.Answers:
+    """Note at each answer of the file what is wrong with it, by the recipe's checks."""
+    rows = scoring.judged(json.loads(path.read_text(encoding="utf-8")), orders["checks"]["expects"])
+    write(path, json.dumps(rows, indent=1, ensure_ascii=False))
+    return evaluation.answers_of(rows)
 
 
 def _files(folder: Path, *names: str) -> None:

@@ -8,7 +8,8 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,9 @@ from ax_recipe.errors import MissingError
 # How long a signalled program may take before the next, harder signal (seconds). Axolotl saves an 8B adapter
 # within a few seconds, a full 8B model to a slow disk within a minute.
 GRACE_S = {signal.SIGINT: 90.0, signal.SIGTERM: 10.0}
+# The same, once somebody is in a hurry.
+HURRY_S = 3.0
+POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,15 @@ class Child:
         except subprocess.TimeoutExpired:
             return None
 
-    def stop(self) -> int:
+    def wait_patiently(self, grace_s: float, hurried: Callable[[], bool]) -> int | None:
+        """Wait up to ``grace_s`` for the exit code, or ``HURRY_S`` from when ``hurried`` first says so."""
+        deadline = time.monotonic() + grace_s
+        while (code := self.wait(POLL_S)) is None and time.monotonic() < deadline:
+            if hurried():
+                return self.wait(HURRY_S)
+        return code
+
+    def stop(self, hurried: Callable[[], bool] = lambda: False) -> int:
         """Interrupt, then terminate, then kill the whole tree; give the exit code of its root.
 
         torchrun gives each rank a session of its own, so the tree is listed before its root can die.
@@ -53,7 +65,7 @@ class Child:
         for number, grace_s in GRACE_S.items():
             tree = self._tree()
             self._signal_group(number)
-            if self.wait(grace_s) is not None:
+            if self.wait_patiently(grace_s, hurried) is not None:
                 break
         else:
             tree = self._tree()
@@ -190,11 +202,12 @@ class Partner:
         return lines[-1] if lines else "no output"
 
 
-def words(argv: Sequence[str]) -> str | None:
-    """What a program says on stdout; None where it is not there or ends with an error."""
+def words(argv: Sequence[str], timeout_s: float | None = None) -> str | None:
+    """What a program says on stdout; None where it is not there, ends with an error or takes longer."""
+    quiet = subprocess.DEVNULL
     try:
-        done = subprocess.run(list(argv), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    except OSError:
+        done = subprocess.run(list(argv), stdin=quiet, capture_output=True, text=True, check=False, timeout=timeout_s)
+    except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
 

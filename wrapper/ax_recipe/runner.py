@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -157,8 +157,10 @@ def by_hand(run: RunDir, name: str, work: Callable[[], Outcome]) -> Outcome:
         return outcome
 
 
-def launch(run: RunDir, again: Sequence[str] = ()) -> None:
+def launch(run: RunDir, again: Sequence[str] = (), told: policy.Policy | None = None) -> None:
     """Start the runner of ``run`` in the background, in its own session: a closed terminal does not end it.
+
+    ``told`` is kept as the run's policy.
 
     :raises MissingError: a live runner works on this run already.
     :raises RunFailedError: the runner ended before it could take the run.
@@ -167,6 +169,8 @@ def launch(run: RunDir, again: Sequence[str] = ()) -> None:
     if holder is not None:
         raise MissingError(f"{run.name}: process {holder} works on this run already", f"ax-recipe watch {run.name}")
     _repair(run)
+    if told:
+        policy.write(run, told)
     source = str(Path(__file__).resolve().parents[1])  # `python -m` must find this very ax_recipe
     # Without -P, python would first look for every module in the folder that it is started in.
     argv = [sys.executable, "-P", "-m", "ax_recipe.runner", str(run.path), *again]

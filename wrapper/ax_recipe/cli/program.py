@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -66,6 +66,18 @@ def recipe_options(verb: Verb) -> Verb:
     return verb
 
 
+def policy_options(verb: Verb) -> Verb:
+    """What a run may do by itself: kept in its folder, so that `resume` need not be told again."""
+    options = [
+        click.option("--on-oom", type=click.Choice(("stop", "retry")), help="Out of memory: stop, or try smaller."),
+        click.option("--on-hang", type=click.Choice(("wait", "restart")), help="It hangs: wait, or start it once more."),
+        click.option("--time-limit", metavar="TIME", help="Save a checkpoint and stop before TIME is over: 45m, 2h."),
+    ]
+    for option in reversed(options):
+        verb = option(verb)
+    return verb
+
+
 axolotl_option = click.option(
     "--axolotl", metavar="PATH", help="The axolotl to use (else AX_RECIPE_AXOLOTL, else here)."
 )
@@ -87,13 +99,19 @@ def main() -> None:
     """A recipe goes in, a fine-tuned model answering in Ollama comes out. Axolotl trains."""
 
 
-def again(name: str | None, runs: str | None, stages: tuple[str, ...], as_json: bool, trust: bool = False) -> int:
-    """Let a run (the newest) go on at its first stage that is not done, or do ``stages`` once more, and watch it."""
-    from ax_recipe import attend, rundir, runner, seal
+def again(
+    name: str | None, runs: str | None, stages: tuple[str, ...], as_json: bool, trust: bool = False,
+    told: Sequence[str | None] = (None, None, None),
+) -> int:  # fmt: skip
+    """Let a run (the newest) go on at its first stage that is not done, or do ``stages`` once more, and watch it.
+
+    ``told`` is what the policy options say.
+    """
+    from ax_recipe import attend, policy, rundir, runner, seal
 
     found = rundir.find(rundir.root(runs), name)
     if trust:
         seal.put(found.path)
     rundir.refuse_foreign(found)
-    runner.launch(found, stages)
+    runner.launch(found, stages, policy.read(found).told(*told))
     return attend.attend(found, as_json=as_json)

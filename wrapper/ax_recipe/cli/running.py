@@ -13,6 +13,7 @@ from ax_recipe.cli.program import (
     explain_option,
     json_option,
     main,
+    policy_options,
     recipe_options,
     runs_option,
     trust_option,
@@ -25,6 +26,7 @@ from ax_recipe.cli.program import (
     "--until", type=click.Choice(STAGES), metavar="STAGE", help=f"Stop after this stage: {', '.join(STAGES)}."
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be started, and start nothing.")
+@policy_options
 @trust_option
 @runs_option
 @json_option
@@ -33,6 +35,9 @@ def run(
     name: str,
     until: str | None,
     dry_run: bool,
+    on_oom: str | None,
+    on_hang: str | None,
+    time_limit: str | None,
     trust: bool,
     runs: str | None,
     as_json: bool,
@@ -56,21 +61,31 @@ def run(
         click.echo(json.dumps(prepared.orders, indent=1) if as_json else preparing.shown(prepared))
         return 0
     trusting.refuse(wanted, warnings, trusted=trust)
-    from ax_recipe import attend, runner
+    from ax_recipe import attend, policy, runner
 
+    told = policy.Policy().told(on_oom, on_hang, time_limit)
     rundir.create(prepared.run, prepared.files)
-    runner.launch(prepared.run, STAGES[: STAGES.index(until) + 1] if until else ())
+    runner.launch(prepared.run, STAGES[: STAGES.index(until) + 1] if until else (), told)
     return attend.attend(prepared.run, as_json=as_json)
 
 
 @main.command(epilog=example("ax-recipe resume pirate-20261122-101500"))
 @click.argument("name", required=False, metavar="[RUN]")
+@policy_options
 @trust_option
 @runs_option
 @json_option
-def resume(name: str | None, trust: bool, runs: str | None, as_json: bool) -> int:
-    """Go on with a run (the newest) at its first stage that is not done."""
-    return again(name, runs, (), as_json, trust)
+def resume(
+    name: str | None,
+    on_oom: str | None,
+    on_hang: str | None,
+    time_limit: str | None,
+    trust: bool,
+    runs: str | None,
+    as_json: bool,
+) -> int:
+    """Go on with a run (the newest) where proofs end: at its newest whole checkpoint, or the stage after the last."""
+    return again(name, runs, (), as_json, trust, (on_oom, on_hang, time_limit))
 
 
 @main.command(epilog=example("ax-recipe watch", "ax-recipe watch pirate-20261122-101500 --explain"))
@@ -84,7 +99,7 @@ def watch(name: str | None, explain: bool, runs: str | None, as_json: bool) -> i
 
     found = rundir.find(rundir.root(runs), name)
     if not explain:
-        return attend.attend(found, as_json=as_json)
+        return attend.attend(found, as_json=as_json, owns=False)
     from ax_recipe import feed
     from ax_recipe.view import explain as view
 
