@@ -34,3 +34,8 @@ def schemas() -> Path:
 def probe(name: str) -> Path:
     """A program that the training environment's python runs by its path."""
     return _PACKAGE / "probes" / name
+
+
+def general() -> Path:
+    """Short texts of every kind, one a line, written for this project: what no fine-tune should unlearn."""
+    return _PACKAGE / "general.txt"

@@ -217,17 +217,18 @@ def counter(python: Path) -> deploying.Count:
 def deploy(run: RunDir, server: Ollama, order: Wanted, report: Report) -> Deployed:
     """Make and prove the run's model in Ollama, and note where it is."""
     result = deploying.deploy(server, deploying.read(run.path), order, report)
-    run.write_json(run.deployed, result.as_json())
+    if result.kept:
+        run.write_json(run.deployed, result.as_json())
     return result
 
 
 def deployed(result: Deployed) -> Outcome:
     """What a deployment came to.
 
-    :raises RunFailedError: the model is in Ollama, but it is not asked or does not answer as it was trained.
+    :raises RunFailedError: in Ollama, the model is not asked or does not answer as it was trained.
     """
-    if result.wrong:
-        raise RunFailedError(f"{result.name} is not as trained: {'; '.join(result.wrong)}", f"undo: {result.undo}")
+    if not result.kept:
+        raise RunFailedError(f"{result.name} is not as trained: {'; '.join(result.wrong)}", result.in_words())
     doubts = [f"{check.name}: {check.detail}" for check in result.checks if check.verdict == "warning"]
     proof = f"{len(result.checks)} checks on the live model" + "".join(f"; {doubt}" for doubt in doubts)
     return Outcome(f"{result.run} (undo: {result.undo}); {proof}")

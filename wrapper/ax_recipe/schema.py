@@ -352,6 +352,8 @@ def _names(text: str, schema: Json, path: Keys) -> Iterator[_Finding]:
         yield _Finding(path, "AX002", f"expected a number, found {_found(text)}")
     if (pattern := schema.get("pattern")) and not re.search(pattern, text):
         yield _Finding(path, "AX003", f"{_found(text)} does not match {pattern}")
+    if schema.get("format") == "regex" and (error := _broken(text)):
+        yield _Finding(path, "AX003", f"{_found(text)} is no regular expression: {error}")
     if (
         text
         and (names := schema.get("x-values"))
@@ -359,6 +361,14 @@ def _names(text: str, schema: Json, path: Keys) -> Iterator[_Finding]:
         and not re.search(schema.get("x-open", "(?!)"), text)
     ):
         yield from _choice(text, names, path)
+
+
+def _broken(pattern: str) -> str | None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        return str(error)
+    return None
 
 
 def _choice(value: Any, choices: Sequence[Any], path: Keys) -> list[_Finding]:

@@ -9,19 +9,40 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ax_recipe.cli.program import again, axolotl_option, example, json_option, main, runs_option
+from ax_recipe.cli.program import FORMS, again, axolotl_option, example, json_option, main, runs_option
+from ax_recipe.errors import RecipeError
 
 if TYPE_CHECKING:
     from ax_recipe.ship.merged import Check
 
 
-@main.command(epilog=example("ax-recipe evaluate", "ax-recipe evaluate pirate-20261122-101500"))
+@main.command(epilog=example("ax-recipe evaluate --gate", "ax-recipe evaluate --on merged --task hellaswag"))
 @click.argument("name", required=False, metavar="[RUN]")
+@click.option("--on", "form", type=click.Choice(FORMS), help="What to measure: as trained, merged, or as served.")
+@click.option("--task", "tasks", multiple=True, metavar="TASK", help="Measure this task of lm-eval too (on merged).")
+@click.option("--host", metavar="URL", help="The Ollama to ask (else the one it was deployed to).")
+@click.option("--gate", is_flag=True, help="Exit with 1 when the recipe's bar is missed.")
 @runs_option
 @json_option
-def evaluate(name: str | None, runs: str | None, as_json: bool) -> int:
-    """Score a run's adapter on its held-out rows, once more."""
-    return again(name, runs, ("evaluate",), as_json)
+def evaluate(name: str | None, runs: str | None, as_json: bool, gate: bool, **told: Any) -> int:
+    """Measure a run's model (the newest run's) against its base, and hold it against the recipe's bar."""
+    from dataclasses import asdict
+
+    from ax_recipe import evaluating, rundir
+
+    wishes = evaluating.Wishes(**told)
+    found, bars = evaluating.evaluate(
+        rundir.find(rundir.root(runs), name), wishes, lambda words: click.echo(f"{words} ...", err=True)
+    )
+    if as_json:
+        click.echo(json.dumps({**asdict(found), "bars": [asdict(bar) for bar in bars]}, indent=1, ensure_ascii=False))
+    else:
+        from ax_recipe.view import evaluation as view
+
+        click.echo("\n".join(view.lines(found, bars)))
+    if gate and not bars:
+        raise RecipeError("nothing was measured that a bar could be held against", "give the recipe held_out or checks")
+    return 1 if gate and not all(bar.met for bar in bars) else 0
 
 
 @main.command(epilog=example("ax-recipe merge", "ax-recipe merge ./outputs/pirate --check"))
@@ -45,6 +66,7 @@ def merge(name: str | None, look: bool, runs: str | None, as_json: bool) -> int:
 @click.option("--system", metavar="TEXT", help="The system prompt to ship it with; empty for none.")
 @click.option("--num-ctx", type=click.IntRange(min=1), metavar="N", help="The context to reserve, in tokens.")
 @click.option("--gguf", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A ready GGUF of it to run.")
+@click.option("--adapter", is_flag=True, help="The base with the adapter beside it, unmerged (needs llama.cpp).")
 @click.option("--llama-cpp", type=click.Path(path_type=Path), help="A llama.cpp to make a GGUF with (LLAMA_CPP_DIR).")
 @click.option(
     "--format", "kind", metavar="TYPE", help="The type of its data, e.g. alpaca, where it has no chat template."
@@ -79,7 +101,7 @@ def deploy(name: str | None, host: str | None, taken: str | None, runs: str | No
     result = shipping.deploy(shipping.find(rundir.root(runs), name), host, shipping.DeployTold(**told))
     if as_json:
         click.echo(json.dumps(result.as_json(), indent=1, ensure_ascii=False))
-    return _show_checks(result.checks, quiet=as_json, after=f"Talk to it:  {result.run}\nTo undo it:  {result.undo}")
+    return _show_checks(result.checks, quiet=as_json, after=result.in_words())
 
 
 def _show_checks(checks: Sequence[Check], as_json: bool = False, *, quiet: bool = False, after: str = "") -> int:

@@ -1,16 +1,16 @@
 """Ask a model questions through its own chat template, with transformers, in the training environment.
 
-``answer.py PLAN.json`` puts the recipe's checks to the base and to the tuned model and writes the answers;
-``answer.py --chat MODEL [SYSTEM]`` talks with one model on this terminal, a line a question.
+``answer.py PLAN.json merged|adapter OUT.json`` puts the recipe's questions to the base and to that form of the tuned
+model and writes the answers; ``answer.py --chat MODEL [SYSTEM]`` talks with one model here, a line a question.
 """
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
 LONGEST_ANSWER_TOKENS = 256
@@ -19,11 +19,10 @@ LONGEST_ANSWER_TOKENS = 256
 class Speaker:
     """A model with its tokenizer; ``template`` stands in where the tokenizer (a base's) has none."""
 
-    def __init__(self, folder: str, template: str | None = None) -> None:
+    def __init__(self, model: Any, folder: str, template: str | None = None) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.tokenizer.chat_template = self.tokenizer.chat_template or template
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").to(device).eval()
+        self.model = model
 
     def answer(self, messages: list[dict[str, str]]) -> str:
         """The greedy answer: the same every time, so that base and tuned differ by training alone."""
@@ -42,36 +41,54 @@ class Speaker:
         return str(self.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)).strip()
 
 
-def ask(folder: str, prompts: list[str], template: str | None) -> list[str]:
-    """The answers of the model in ``folder``, one question a conversation."""
-    speaker = Speaker(folder, template)
+def load(folder: str) -> Any:
+    """The model in ``folder``, as it was saved."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto").to(device).eval()
+
+
+def adapted(base: Any, adapter: str) -> Any:
+    """``base`` with an adapter over it, and with the embeddings that were added for it."""
+    rows = len(AutoTokenizer.from_pretrained(adapter))
+    if rows > base.get_input_embeddings().weight.shape[0]:
+        base.resize_token_embeddings(rows, mean_resizing=False)
+    return PeftModel.from_pretrained(base, adapter).eval()
+
+
+def ask(speaker: Speaker, prompts: list[str]) -> list[str]:
+    """The answers to ``prompts``, one question a conversation."""
     return [speaker.answer([{"role": "user", "content": prompt}]) for prompt in prompts]
 
 
-def checks(plan: dict[str, Any]) -> None:
-    """Write both models' answers to the recipe's questions, and which of them match."""
-    prompts, pattern = plan["checks"]["prompts"], plan["checks"]["matches"]
-    # The base is asked in the words that the tuned model was trained with: its own template may be another, or none.
-    template = AutoTokenizer.from_pretrained(plan["model"]).chat_template
-    base, tuned = (ask(folder, prompts, template) for folder in (plan["base"], plan["model"]))
-    rows = [
-        {
-            "prompt": prompt,
-            "base": before,
-            "tuned": after,
-            "base_matches": bool(re.search(pattern, before)),
-            "tuned_matches": bool(re.search(pattern, after)),
-        }
-        for prompt, before, after in zip(prompts, base, tuned, strict=True)
-    ]
-    Path(plan["answers"]).write_text(json.dumps(rows, indent=1), encoding="utf-8")
+def both(plan: dict[str, Any], form: str) -> tuple[list[str], list[str]]:
+    """The answers of the base and of the tuned model; the base is loaded once where the adapter lies over it.
+
+    The base is asked in the words that the tuned model was trained with: its own template may be another, or none.
+    """
+    prompts, base = plan["checks"]["prompts"], plan["base"]
+    folder = plan["output"] if form == "adapter" else plan["model"]
+    template = AutoTokenizer.from_pretrained(folder).chat_template
+    model = load(base)
+    before = ask(Speaker(model, base, template), prompts)
+    if form == "adapter":
+        return before, ask(Speaker(adapted(model, folder), folder), prompts)
+    del model
+    return before, ask(Speaker(load(folder), folder), prompts)
+
+
+def answers(plan: dict[str, Any], form: str, out: Path) -> None:
+    """Write both models' answers to the recipe's questions."""
+    base, tuned = both(plan, form)
+    triples = zip(plan["checks"]["prompts"], base, tuned, strict=True)
+    rows = [{"prompt": prompt, "base": before, "tuned": after} for prompt, before, after in triples]
+    out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     for row in rows:
         print(f"> {row['prompt']}\n  base:  {row['base']}\n  tuned: {row['tuned']}", flush=True)
 
 
 def chat(folder: str, system: str) -> None:
     """Answer each line of stdin; the conversation goes on until the end of input."""
-    speaker = Speaker(folder)
+    speaker = Speaker(load(folder), folder)
     messages = [{"role": "system", "content": system}] if system else []
     while True:
         print("> ", end="", flush=True)
@@ -90,4 +107,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "--chat":
         chat(sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else "")
     else:
-        checks(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+        answers(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), sys.argv[2], Path(sys.argv[3]))

@@ -12,10 +12,12 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ax_recipe import assets
+from ax_recipe import assets, evaluation
+from ax_recipe.evaluation import Bar
 from ax_recipe.observe.alerts import SEVERITIES, Band
 from ax_recipe.stages import TITLES
 from ax_recipe.story import Story, best_evaluation
+from ax_recipe.view import evaluation as evaluations
 from ax_recipe.view import figures
 from ax_recipe.view.curve import Point, bounds, finite, smooth, span, thin, ticks
 
@@ -54,6 +56,7 @@ def html(story: Story, command: str = "ax-recipe") -> str:
         past=story.state.past,
         facts=_facts(story),
         drawings=_drawings(story),
+        evaluations=_evaluations(story),
         stages=_stages(story),
         config=_yaml(story.config),
         recipe=story.run.recipe.read_text(encoding="utf-8"),
@@ -86,6 +89,16 @@ def _facts(story: Story) -> list[tuple[str, str]]:
         ("on", str(story.orders["hardware"])),
     ]
     return [(name, value) for name, value in facts if value != "-"]
+
+
+def _evaluations(story: Story) -> list[tuple[str, list[evaluations.Line], list[Bar]]]:
+    """Each form of the model that was measured: its name, base and tuned side by side, and the recipe's bar."""
+    shown = []
+    for found in evaluation.every(story.run, story.orders):
+        bars = evaluation.bars(found, story.orders, story.row.loss)
+        measured = [bar for bar in bars if bar.found is not None]
+        shown.append((evaluations.TITLES[found.form], evaluations.table(found), measured))
+    return shown
 
 
 def _drawings(story: Story) -> list[Drawing]:

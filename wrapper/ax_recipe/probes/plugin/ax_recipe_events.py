@@ -3,7 +3,8 @@
 Name it as ``plugins: [ax_recipe_events.EventsPlugin]`` with this folder on PYTHONPATH; it needs nothing but Axolotl.
 AX_RECIPE_EVENTS is the file that rank 0 appends events to. When the file that AX_RECIPE_STOP names appears, or
 SIGTERM arrives at any rank, all ranks finish their step, save a whole checkpoint and leave with exit code 0.
-AX_RECIPE_HELD_OUT_ONLY keeps `axolotl evaluate` from scoring the training rows as well.
+AX_RECIPE_HELD_OUT_ONLY keeps `axolotl evaluate` from scoring the training rows as well; to the file AX_RECIPE_LOSSES it
+then appends what each held-out row costs, and each line of the file AX_RECIPE_GENERAL.
 """
 
 from __future__ import annotations
@@ -90,10 +91,10 @@ class EventsPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl is absent from 
         for name in ("get_train_dataloader", "get_eval_dataloader"):
             setattr(trainer, name, _shielded(getattr(trainer, name)))
 
-    def add_callbacks_post_trainer(self, _cfg: Any, trainer: Any) -> list[TrainerCallback]:
+    def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[TrainerCallback]:
         """Every rank takes part: they have to agree on a stop. The one hook that `axolotl evaluate` calls too."""
         if os.environ.get("AX_RECIPE_HELD_OUT_ONLY"):
-            _skip_train_evaluation(trainer)
+            _evaluate_held_out_only(trainer, str(cfg.base_model))
         return [EventsCallback(self.sink, os.environ.get("AX_RECIPE_STOP"))]
 
     def post_train(self, _cfg: Any, _model: Any) -> None:
@@ -119,12 +120,19 @@ def _save_small_data_here() -> None:
     Dataset.save_to_disk = save_here
 
 
-def _skip_train_evaluation(trainer: Any) -> None:
+def _evaluate_held_out_only(trainer: Any, model: str) -> None:
     """`axolotl evaluate` (0.19) scores every training row before the held-out ones: hours, for nothing."""
-    evaluate = trainer.evaluate
+    evaluate, losses = trainer.evaluate, os.environ.get("AX_RECIPE_LOSSES")
 
-    def held_out_only(*args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
-        return {} if metric_key_prefix == "train" else evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+    def held_out_only(rows: Any = None, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        if metric_key_prefix == "train":
+            return {}
+        metrics = evaluate(rows, metric_key_prefix=metric_key_prefix, **kwargs)
+        if losses:
+            from ax_recipe_losses import record  # type: ignore[import-not-found]  # beside us, on the same PYTHONPATH
+
+            record(trainer, model, rows, os.environ.get("AX_RECIPE_GENERAL"), losses)
+        return metrics
 
     trainer.evaluate = held_out_only
 
