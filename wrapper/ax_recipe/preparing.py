@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ax_recipe import disk, rundir, schema, stages
 from ax_recipe import plan as plans
 from ax_recipe import recipe as recipes
-from ax_recipe import rundir, schema, stages
 from ax_recipe.axolotl import Axolotl, cache_folder
 from ax_recipe.axolotl import schema as axolotl_schema
+from ax_recipe.disk import Need
 from ax_recipe.document import Document, Keys
 from ax_recipe.errors import Problem, ProblemsError
 from ax_recipe.hardware import Hardware, parse
@@ -124,6 +125,16 @@ def in_recipe_lines(recipe: Recipe, config: Config) -> Document:
             if path[: len(room)] == room:
                 lines[(key, *path[len(room) :])] = line
     return Document(config.values, lines, recipe.document.file)
+
+
+def writes(prepared: Prepared, only: Collection[str] = ()) -> list[Need]:
+    """What the stages of a run (``only`` some, or all) will write to disk; nothing where the base is not known here."""
+    plan, orders = prepared.plan, prepared.orders
+    shape = plans.shape_of(plan.recipe)
+    going = [stage["name"] for stage in orders["stages"] if not stage["skip"] and (not only or stage["name"] in only)]
+    if shape is None:
+        return []
+    return disk.needs(plan.train.values, shape, plan.hardware, going, prepared.run.output, orders["ship"]["quantize"])
 
 
 def refuse_problems(found: Sequence[Problem]) -> None:

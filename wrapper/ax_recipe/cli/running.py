@@ -28,6 +28,7 @@ from ax_recipe.cli.program import (
 @click.option("--dry-run", is_flag=True, help="Show what would be started, and start nothing.")
 @policy_options
 @trust_option
+@click.option("--force", is_flag=True, help="Start even where the disk or the memory will not do.")
 @runs_option
 @json_option
 @recipe_options
@@ -39,6 +40,7 @@ def run(
     on_hang: str | None,
     time_limit: str | None,
     trust: bool,
+    force: bool,
     runs: str | None,
     as_json: bool,
     gpus: str | None,
@@ -47,7 +49,7 @@ def run(
 ) -> int:
     """Train, evaluate, merge, check, export and try a recipe, and watch it."""
     from ax_recipe import axolotl as environment
-    from ax_recipe import hardware, preparing, recipe, rundir
+    from ax_recipe import disk, hardware, preparing, recipe, rundir
     from ax_recipe import trust as trusting
     from ax_recipe.checks import all as checks
     from ax_recipe.checks import planned
@@ -61,11 +63,14 @@ def run(
         click.echo(json.dumps(prepared.orders, indent=1) if as_json else preparing.shown(prepared))
         return 0
     trusting.refuse(wanted, warnings, trusted=trust)
+    only = STAGES[: STAGES.index(until) + 1] if until else ()
+    if not force:
+        disk.refuse(preparing.writes(prepared, only))
     from ax_recipe import attend, policy, runner
 
     told = policy.Policy().told(on_oom, on_hang, time_limit)
     rundir.create(prepared.run, prepared.files)
-    runner.launch(prepared.run, STAGES[: STAGES.index(until) + 1] if until else (), told)
+    runner.launch(prepared.run, only, told)
     return attend.attend(prepared.run, as_json=as_json)
 
 
