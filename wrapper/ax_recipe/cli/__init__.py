@@ -11,6 +11,9 @@ from ax_recipe.cli import shipping as shipping
 from ax_recipe.cli import looking as looking
 
 # isort: on
+from ax_recipe.cli import completion
 from ax_recipe.cli.program import SORTS, STAGES, main
+
+completion.offer(main)
 
 __all__ = ["SORTS", "STAGES", "main"]
