@@ -38,6 +38,28 @@ def replay(log: Path, exit_code: int | None, target: tuple[float, float] | None,
         click.echo(f"{alert['severity']:<26}{alert['message']}")
 
 
+@main.command(epilog=example("ax-recipe diagnose", "ax-recipe diagnose axolotl.log --exit-code 137"))
+@click.argument("name", required=False, metavar="[RUN|LOG]")
+@click.option("--exit-code", type=int, help="How the process of a LOG ended, where it is known.")
+@click.option("--list", "listing", is_flag=True, help="Print every cause there is.")
+@runs_option
+@json_option
+def diagnose(name: str | None, exit_code: int | None, listing: bool, runs: str | None, as_json: bool) -> None:
+    """Say why a run (the newest), or that of any Axolotl log, ended, and what to change."""
+    from ax_recipe import diagnose as diagnoses
+    from ax_recipe import rundir
+    from ax_recipe.view import diagnose as view
+
+    if listing:
+        click.echo("\n".join(view.causes()))
+        return
+    if name and Path(name).is_file():
+        found = diagnoses.diagnose(Path(name), exit_code)
+    else:
+        found = diagnoses.of_run(rundir.find(rundir.root(runs), name))
+    click.echo(json.dumps(found.as_json(), indent=1) if as_json else "\n".join(view.lines(found)))
+
+
 @main.command(epilog=example("ax-recipe doctor", "ax-recipe doctor pirate"))
 @click.argument("name", required=False, metavar="[RECIPE]")
 @runs_option

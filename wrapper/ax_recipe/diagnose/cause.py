@@ -17,8 +17,9 @@ NewValue = Callable[["Case"], Any] | str | int | float | bool | dict[str, Any] |
 class Case:
     """What a fix can depend on.
 
-    ``config`` holds Axolotl's keys (empty where nobody knows them), ``recipe`` is that of one of our runs, ``file``
-    the YAML of any other, ``run`` the folder's name, ``what`` the word of the log that the cause picked out.
+    ``config`` holds Axolotl's keys (empty where nobody knows them), ``file`` the YAML, ``what`` the word of the log
+    that the cause picked out. Of one of our runs: ``run`` is its name, ``recipe`` its recipe, and ``changes`` are
+    those that it was started with.
     """
 
     phase: str
@@ -26,6 +27,7 @@ class Case:
     recipe: str | None = None
     file: str = "config.yml"
     run: str | None = None
+    changes: tuple[str, ...] = ()
     what: str = ""
 
 
@@ -49,20 +51,20 @@ class Remedy:
 class Cause:
     """Why runs end.
 
-    ``errors`` are looked for in the message that ends a traceback, ``frames`` must be in its frames as well, where
-    it is given; ``signs`` (a word, and a pattern) in any other line. An ``echo`` is what the other ranks say when
-    one has died, so anything else comes before it; a ``broad`` cause gives way to a narrower one that the same
-    traceback names as its reason.
+    ``errors`` are looked for in the message that ends a traceback, the first of a pair in ``framed`` as well if the
+    second is in its frames; ``signs`` (a word, and a pattern) in any other line. An ``echo`` is what the other ranks
+    say when one has died, so anything of a lower number comes before it; a ``broad`` cause gives way to a
+    narrower one that the same traceback names as its reason.
     """
 
     name: str
-    sentence: str  # {what} is the group of that name, with a blank before it, where the log has one
+    sentence: str  # {what} is the group of that name, with brackets, where the log has one
     errors: tuple[re.Pattern[str], ...] = ()
     signs: tuple[tuple[str, re.Pattern[str]], ...] = ()
     remedies: tuple[Remedy, ...] = ()
     source: str = ""
-    frames: re.Pattern[str] | None = None
-    echo: bool = False
+    framed: tuple[tuple[re.Pattern[str], re.Pattern[str]], ...] = ()
+    echo: int = 0
     broad: bool = False
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ax_recipe import recipe
 from ax_recipe.diagnose import fixes
 from ax_recipe.diagnose.cause import Case, Cause, Diagnosis, Evidence
 from ax_recipe.diagnose.causes import table
@@ -24,9 +25,17 @@ from ax_recipe.rundir import RunDir, StageRecord
 _NOISE = re.compile(
     r"^(?:[\w.]*\.)?(?:ChildFailedError|CalledProcessError|SystemExit|SignalException|KeyboardInterrupt|RemoteTraceback)\b"
 )
-_BY_SIGNAL = {9: "host-oom", 7: "shm-full"}
-_BY_ALERT = {"not_finite": "nan", "zero_loss": "masked-labels", "frozen": "masked-labels"}
-_INTERRUPTING = (1, 2, 15)
+_BY_SIGNAL = {4: "native-crash", 6: "rank-died", 7: "shm-full", 8: "native-crash", 9: "host-oom", 11: "native-crash"}
+_BY_ALERT = {
+    "not_finite": "nan",
+    "zero_loss": "masked-labels",
+    "frozen": "masked-labels",
+    "ranks_alone": "ranks-alone",
+}
+
+
+_NOWHERE = Said(0, "")
+_NOBODY = Failure(0, None, "starting", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +44,17 @@ class _Finding:
 
     cause: Cause
     at: Said
-    failure: Failure | None = None
-    what: str = ""
+    failure: Failure = field(default_factory=lambda: _NOBODY)
+    match: re.Match[str] | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether words of the log say it."""
+        return self.failure is not _NOBODY
+
+    def named(self, group: str) -> str:
+        """What the pattern picked out of the words."""
+        return (self.match.groupdict().get(group) or "").strip() if self.match else ""
 
 
 def diagnose(log: Path, exit_code: int | None = None) -> Diagnosis:
@@ -54,8 +72,7 @@ def of_run(run: RunDir) -> Diagnosis:
     """
     state = run.current_state()
     stage = next((each for each in state.stages if each.state not in ("done", "skipped", "waiting")), None)
-    config = _config(run)
-    case = Case("starting", config, state.recipe, str(run.axolotl_yaml), run.name)
+    case = _case(run, state.recipe)
     if stage is None:
         return Diagnosis("none", "finished", "Nothing failed: every stage that was started is done.")
     log = run.log(stage.name, stage.attempt)
@@ -63,12 +80,18 @@ def of_run(run: RunDir) -> Diagnosis:
     return _diagnosed(reading, _exit_code(stage), case, stage)
 
 
-def _config(run: RunDir) -> Mapping[str, Any]:
-    try:
-        value = yaml.load(run.axolotl_yaml.read_text(encoding="utf-8"), Loader=Loader)  # noqa: S506 - CSafeLoader
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}  # a diagnosis without concrete values is better than none
-    return value if isinstance(value, dict) else {}
+def _case(run: RunDir, name: str) -> Case:
+    """What fixes need of one of our runs; a folder that is not whole gives fixes without its own numbers."""
+    config: Any = {}
+    orders: Any = {}
+    with suppress(OSError, ValueError, yaml.YAMLError):
+        orders = run.read_json(run.orders)
+        config = yaml.load(run.axolotl_yaml.read_text(encoding="utf-8"), Loader=Loader)  # noqa: S506 - CSafeLoader
+    config, orders = (value if isinstance(value, dict) else {} for value in (config, orders))
+    file = Path(str(orders.get("recipe_file", "")))
+    own = file.is_file() and file not in recipe.bundled()
+    changes = tuple(str(change) for change in orders.get("changes") or ())
+    return Case("starting", config, str(file) if own else name, str(run.axolotl_yaml), run.name, changes)
 
 
 def _exit_code(stage: StageRecord) -> int | None:
@@ -81,29 +104,36 @@ def _exit_code(stage: StageRecord) -> int | None:
 
 def _diagnosed(reading: Reading, exit_code: int | None, case: Case, stage: StageRecord | None = None) -> Diagnosis:
     end(reading.state, exit_code)
-    finding = _first(reading, exit_code) or (_by_detail(stage) if stage else None)
-    if finding is None:
-        finding = _without_words(reading, exit_code)
+    finding = _first(reading, exit_code)
+    if finding is None or finding.cause is table.UNKNOWN:
+        finding = _by_figures(reading) or finding or (stage and _by_detail(stage)) or _by_end(reading, exit_code)
     return _told(finding, reading, case, stage)
 
 
 def _first(reading: Reading, exit_code: int | None) -> _Finding | None:
-    """The failure that the others follow from: no echo, known before unknown, the launcher's first rank first."""
-    if reading.state.status == "finished":
+    """The failure that the others follow from: no echo, known before unknown, of the launcher's first rank."""
+    status = reading.state.status
+    if status == "finished":
         return None
     found = [finding for failure in reading.failures if (finding := _classified(failure))]
-    if reading.interrupted:
-        found = [each for each in found if each.at.line <= reading.interrupted.line]
-    elif reading.state.status != "failed" and not exit_code:
+    if status == "interrupted":
+        found = [each for each in found if _outranks_interrupt(each, reading)]
+    elif status != "failed" and not exit_code:
         found = [each for each in found if each.cause is not table.UNKNOWN]
     return min(found, key=lambda each: _order(each, reading), default=None)
 
 
-def _order(finding: _Finding, reading: Reading) -> tuple[bool, ...] | tuple[Any, ...]:
+def _outranks_interrupt(finding: _Finding, reading: Reading) -> bool:
+    """Whether a run that was asked to stop had failed before."""
+    asked = reading.interrupted.line if reading.interrupted else None
+    known = finding.cause is not table.UNKNOWN and not finding.cause.echo
+    return known and not finding.failure.aside and (asked is None or finding.at.line < asked)
+
+
+def _order(finding: _Finding, reading: Reading) -> tuple[bool, int, bool, bool, int]:
     failure = finding.failure
-    aside = failure.aside if failure else False
-    stranger = reading.root_rank is not None and (failure is None or failure.rank not in (None, reading.root_rank))
-    return aside, finding.cause.echo, finding.cause is table.UNKNOWN, stranger, finding.at.line
+    stranger = reading.root_rank is not None and failure.rank not in (None, reading.root_rank)
+    return failure.aside, finding.cause.echo, finding.cause is table.UNKNOWN, stranger, finding.at.line
 
 
 def _classified(failure: Failure) -> _Finding | None:
@@ -112,7 +142,7 @@ def _classified(failure: Failure) -> _Finding | None:
     for said in reversed(failure.said):
         found = table.signed(said.text) if failure.sign else table.said(said.text, failure.frames)
         if found:
-            finding = _Finding(found[0], said, failure, _what(found[1]))
+            finding = _Finding(found[0], said, failure, found[1])
             if not found[0].broad:
                 return finding
             wide = wide or finding
@@ -122,8 +152,12 @@ def _classified(failure: Failure) -> _Finding | None:
     return _Finding(table.UNKNOWN, loud[-1], failure) if loud else None
 
 
-def _what(found: re.Match[str] | None) -> str:
-    return (found.groupdict().get("what") or "") if found else ""
+def _by_figures(reading: Reading) -> _Finding | None:
+    """What the numbers tell where no exception does: Axolotl trains on, and ends well."""
+    for alert in rules.judge(reading.state).alerts:
+        if alert.rule in _BY_ALERT:
+            return _Finding(table.BY_NAME[_BY_ALERT[alert.rule]], reading.last or _NOWHERE)
+    return None
 
 
 def _by_detail(stage: StageRecord) -> _Finding | None:
@@ -131,42 +165,48 @@ def _by_detail(stage: StageRecord) -> _Finding | None:
     if stage.state != "failed" or not stage.detail or "ended with" in stage.detail:
         return None
     found = table.said(stage.detail, ())
-    cause = found[0] if found else table.UNKNOWN
-    return _Finding(cause, Said(0, stage.detail))
+    said = Said(0, stage.detail)
+    return _Finding(found[0], said, match=found[1]) if found else _Finding(table.UNKNOWN, said)
 
 
-def _without_words(reading: Reading, exit_code: int | None) -> _Finding:
-    """No failure says anything: the numbers, the launcher's table and the exit code are left."""
-    last = reading.last or Said(0, "")
-    for alert in rules.judge(reading.state).alerts:
-        if alert.rule in _BY_ALERT and _BY_ALERT[alert.rule] in table.BY_NAME:
-            return _Finding(table.BY_NAME[_BY_ALERT[alert.rule]], last)
-    code = exit_code if exit_code and reading.root_code is None else reading.root_code
-    signal = -code if code and code < 0 else (code or 0) - 128
-    at = Said(reading.root_line, reading.root_text) if reading.root_line else last
-    if signal in _BY_SIGNAL:
-        return _Finding(table.BY_NAME[_BY_SIGNAL[signal]], at)
-    if reading.state.status == "interrupted":
-        return _Finding(table.BY_NAME.get("interrupted", table.UNKNOWN), reading.interrupted or last)
-    if reading.state.status == "failed":
-        return _Finding(table.UNKNOWN, at)
-    return _Finding(table.NONE, last)
+def _by_end(reading: Reading, exit_code: int | None) -> _Finding:
+    """What the launcher's table and the exit code tell where nobody says a word."""
+    last = reading.root or reading.last or _NOWHERE
+    code = (reading.root_code if reading.root else exit_code) or 0
+    name = _BY_SIGNAL.get(-code if code < 0 else code - 128)
+    status = reading.state.status
+    if status == "interrupted":
+        return _Finding(table.BY_NAME["interrupted"], reading.interrupted or last)
+    if status == "failed":
+        return _Finding(table.BY_NAME[name] if name else table.UNKNOWN, last)
+    return _Finding(table.NONE if status == "finished" else table.RUNNING, last)
 
 
 def _told(finding: _Finding, reading: Reading, case: Case, stage: StageRecord | None) -> Diagnosis:
     cause, failure = finding.cause, finding.failure
-    phase = phase_of(failure, reading, stage.name if stage else "")
+    phase = phase_of(cause, failure if finding.failed else None, reading, stage.name if stage else "")
     config = case.config or reading.state.config or {}
-    file = config.get("axolotl_config_path")
-    case = Case(phase, config, case.recipe, str(file) if file and not case.run else case.file, case.run, finding.what)
-    rank = failure.rank if failure and failure.rank is not None else reading.root_rank
-    what = f" {finding.what}" if finding.what else ""
+    file = case.file if case.run else str(config.get("axolotl_config_path") or case.file)
+    what = finding.named("what")
+    case = replace(case, phase=phase, config=config, file=file, what=what)
+    first = finding.at.text.partition("\n")[0].strip()
+    sentence = cause.sentence.replace("{what}", f" ({what})" if what else "").replace("{said}", first)
     return Diagnosis(
         cause.name,
         phase,
-        cause.sentence.replace("{what}", what),
-        rank,
-        failure.step if failure else reading.state.step,
-        Evidence(finding.at.line, finding.at.text) if finding.at.line else None,
+        sentence,
+        _rank(finding, reading),
+        failure.step if finding.failed else reading.state.step,
+        Evidence(finding.at.line, first) if finding.at.line and cause.name != "none" else None,
         fixes.of(cause, case),
     )
+
+
+def _rank(finding: _Finding, reading: Reading) -> int | None:
+    """The rank by the prefix of its lines, by what the message says, by the launcher's table."""
+    if finding.failure.rank is not None:
+        return finding.failure.rank
+    said = finding.named("rank")
+    if said:
+        return int(said)
+    return reading.root_rank if finding.failed or finding.at is reading.root else None

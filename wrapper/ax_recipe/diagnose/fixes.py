@@ -39,21 +39,25 @@ def _fix(remedy: Remedy, case: Case) -> Fix | None:
 
 def _command(template: str, values: Mapping[str, Any], case: Case) -> str:
     file = shlex.quote(case.file)
-    train = f"axolotl train {file}"
+    verb = "merge-lora" if case.phase == "merging" else "train"
     if case.recipe:
-        changes = "".join(f" --set {shlex.quote(change)}" for change in _changes(values))
-        again, resume = f"ax-recipe run {shlex.quote(case.recipe)}{changes}", f"ax-recipe resume {case.run}"
+        changes = "".join(f" --set {shlex.quote(change)}" for change in _changes(values, case))
+        resume = f"ax-recipe resume {case.run}"
+        again = resume if case.phase == "merging" else f"ax-recipe run {shlex.quote(case.recipe)}{changes}"
     else:
         options = "".join(f" {option}" for option in _options(values))
-        again, resume = f"{train}{options}", f"{train} --auto-resume-from-checkpoints"
+        again = f"axolotl {verb} {file}{options}"
+        resume = f"axolotl train {file} --auto-resume-from-checkpoints"
     told = {"{again}": again, "{resume}": resume, "{file}": file, "{what}": shlex.quote(case.what)}
     for name, text in told.items():
         template = template.replace(name, text)
     return template
 
 
-def _changes(values: Mapping[str, Any]) -> list[str]:
-    return [f"{_recipe_key(key)}={_flow(value)}" for key, value in values.items() if key not in _FOLLOW]
+def _changes(values: Mapping[str, Any], case: Case) -> list[str]:
+    new = {_recipe_key(key): _flow(value) for key, value in values.items() if key not in _FOLLOW}
+    kept = [change for change in case.changes if change.partition("=")[0] not in new]
+    return [*kept, *(f"{key}={value}" for key, value in new.items())]
 
 
 def _recipe_key(key: str) -> str:

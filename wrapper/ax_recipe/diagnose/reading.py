@@ -20,16 +20,33 @@ FRAMES = 120  # lines kept of a traceback, the innermost
 MESSAGE_LINES = 20  # lines kept of what an exception says
 CHARS = 2000  # kept of one line
 
-_ERROR = re.compile(r"(?:[A-Za-z_]\w*\.)*(?:[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Timeout|Warning|Failed|Assertion)"
-                    r"|[A-Z][A-Za-z]+(?:Invalid|NotFound|Unavailable))(?::? .*|:)?$")  # fmt: skip
+# "torch.OutOfMemoryError: CUDA out of memory..."   "KeyboardInterrupt"   "pyarrow.lib.ArrowInvalid: JSON parse error"
+_ERROR = re.compile(
+    r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Timeout|Warning|Invalid|Failed|Unavailable)"
+    r"(?::? .*|:)?$"
+)
 _TRACEBACK = "Traceback (most recent call last)"
-_CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
-# "W1122 13:53:18.881000 12310 torch/distributed/...]"   "[2026-11-22 13:43:01,577] [INFO] ..."   "===="   "----"
-_TOLD = re.compile(r"[EWIF]\d{4} \d\d:|\[\d{4}-\d\d-\d\d |={10}|-{10}")
-_ROOT = "Root Cause (first observed failure)"
+_CHAINED = (
+    "During handling of the above exception",
+    "The above exception was the direct cause",
+    "Original Traceback (most recent call last)",  # what a worker of a data loader met
+)
+_INSIDE = (" ", "\t", "|", "│")
+# Other speakers, who end what an exception says: launchers, loggers, rulers.
+_OTHERS = re.compile(r"[EWIF]\d{3,4} \d\d:|\[\d{4}-\d\d-\d\d |={10}|-{10}|[╭╰]")
+_FAILURES, _ROOT = "Failures:", "Root Cause (first observed failure)"
 _RANK = re.compile(r"\s+rank\s+: (\d+) \(local_rank")
 _CODE = re.compile(r"\s+exitcode\s+: (-?\d+)")
 _FAILED = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)")
+# What collectors of logs put before each line: "2026-11-22T13:00:00.123Z stderr F ", "Nov 22 13:00:00 host app[12]: ",
+# "trainer-1  | ", and the task of `srun --label`, "3: "; never Axolotl's own stamp, which a level follows.
+_COLLECTED = re.compile(
+    r"(?:[\w.-]{1,60} +\| )?"
+    r"(?:\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?[ \t]+"
+    r"(?!\[[A-Z]+\])(?:std(?:out|err) [FP] )?"
+    r"|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ [\w.-]+(?:\[\d+\])?: )?"
+    r"(?: {0,3}(?P<task>\d{1,4}): (?=[ \[\w│╭╰]))?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +85,9 @@ class Reading:
     phase: str = "starting"
     root_rank: int | None = None
     root_code: int | None = None
-    root_line: int = 0
-    root_text: str = ""
+    root: Said | None = None
     interrupted: Said | None = None
     last: Said | None = None
-    empty: bool = True
 
 
 def read(path: Path) -> Reading:
@@ -98,98 +113,110 @@ class _Reader:
         self.reading = Reading()
         self._log = LogReader()
         self._open: dict[int | None, Failure] = {}
-        self._in_root = False
+        self._table = ""  # the part of the launcher's table that is being read
         self._launcher_ended = False
 
     def read(self, file: BinaryIO) -> Reading:
-        closed = False
+        number = 1
         for number, text in _pieces(file):
-            self.reading.empty = False
+            found = _COLLECTED.match(text)
+            text = text[found.end() :] if found else text
+            task = int(found["task"]) if found and found["task"] else None
             for event in self._log.feed(text):
-                self._take(number, event)
-        file.seek(0, 2)
-        if file.tell():
-            file.seek(-1, 2)
-            closed = file.read(1) == b"\n"
-        for event in self._log.finish(closed):
-            self._take(self.reading.last.line if self.reading.last else 1, event)
+                self._take(number, event, text, task)
+        for event in self._log.finish(_is_closed(file)):
+            self._take(number, event, "", None)
         return self.reading
 
-    def _take(self, number: int, event: Event) -> None:
-        state = self.reading.state
+    def _take(self, number: int, event: Event, raw: str, task: int | None) -> None:
+        reading = self.reading
         if isinstance(event, Phase) and event.name not in ("finished", "failed", "interrupted"):
-            self.reading.phase = event.name
+            reading.phase = event.name
         elif isinstance(event, Config):
             self._configured(event)
-        elif isinstance(event, Interrupted) and self.reading.interrupted is None:
-            self.reading.interrupted = Said(number, event.reason)
+        elif isinstance(event, Interrupted) and reading.interrupted is None:
+            text = raw or (reading.last.text if reading.last else event.reason)
+            reading.interrupted = Said(number, text[:CHARS])
         elif isinstance(event, Line | Warned | Crashed):
-            text = event.text[:CHARS]
-            self.reading.last = Said(number, text)
-            self._line(number, text, event.rank, isinstance(event, Warned))
-        advance(state, event)
+            # Of a crash that a phrase told, the event holds that phrase alone.
+            whole = isinstance(event, Crashed) and raw and not _ERROR.match(event.text)
+            text = (raw if whole else event.text)[:CHARS]
+            reading.last = Said(number, text)
+            self._line(number, text, task if event.rank is None else event.rank, warned=isinstance(event, Warned))
+        advance(reading.state, event)
 
     def _configured(self, event: Config) -> None:
         """A log may hold several attempts: what ended an earlier one is not what ended this."""
         if self._launcher_ended or event.values.get("world_size") in (None, 1):
-            fresh = Reading(state=self.reading.state, phase=self.reading.phase, empty=False)
-            self.reading, self._open, self._launcher_ended = fresh, {}, False
+            self.reading = Reading(state=self.reading.state, phase=self.reading.phase)
+            self._open, self._launcher_ended = {}, False
 
-    def _line(self, number: int, text: str, rank: int | None, warned: bool) -> None:
-        self._launcher(number, text)
+    def _line(self, number: int, text: str, rank: int | None, *, warned: bool) -> None:
+        if self._launcher(number, text):
+            return
         failure = self._open.get(rank)
-        if _TRACEBACK in text:
-            self._begin(number, rank, failure)
-        elif text.startswith(_CHAINED) and failure:
+        if text.startswith(_CHAINED) and failure:
             failure.chained = True
-        elif failure and failure.open and text[:1] in " \t|│":
-            failure.frames.append(text.strip())
-        elif _ERROR.match(text) and not (warned and not failure):
+            failure.open = _TRACEBACK in text
+        elif _TRACEBACK in text:
+            self._begin(number, rank, failure)
+        elif failure and failure.open and text.startswith(_INSIDE):
+            failure.frames.append(text.strip(" \t|│"))
+        elif _ERROR.match(text) and (failure or not warned):
             self._ended(number, text, rank, failure, warned)
         elif signed(text):
-            self._add(
-                Failure(number, rank, self.reading.phase, self.reading.state.step, [Said(number, text)], sign=True)
-            )
-        elif failure and not failure.open and not _TOLD.match(text) and not warned:
-            self._more(text, failure)
+            sign = self._add(number, rank)
+            sign.sign, sign.said = True, [Said(number, text)]
+        elif failure and not failure.open and not warned and not _OTHERS.match(text):
+            _more(text, failure)
         elif failure and not failure.open:
             del self._open[rank]
 
     def _begin(self, number: int, rank: int | None, failure: Failure | None) -> None:
-        if failure and (failure.chained or (failure.open and not failure.said)):
+        if failure and failure.chained:
             failure.open, failure.chained = True, False
-            return
-        failure = Failure(number, rank, self.reading.phase, self.reading.state.step)
-        self._add(failure)
-        self._open[rank] = failure
+        else:
+            self._open[rank] = self._add(number, rank)
 
     def _ended(self, number: int, text: str, rank: int | None, failure: Failure | None, warned: bool) -> None:
-        if failure is None or (failure.said and not failure.open):
-            failure = Failure(number, rank, self.reading.phase, self.reading.state.step)
-            self._add(failure)
-            self._open[rank] = failure
+        if failure is None or not failure.open:
+            failure = self._open[rank] = self._add(number, rank)
         failure.said.append(Said(number, text))
-        failure.open = False
+        failure.open = failure.chained = False
         failure.aside = failure.aside or warned
 
-    def _more(self, text: str, failure: Failure) -> None:
-        said = failure.said[-1]
-        if said.text.count("\n") < MESSAGE_LINES:
-            failure.said[-1] = Said(said.line, f"{said.text}\n{text}")
-
-    def _add(self, failure: Failure) -> None:
+    def _add(self, number: int, rank: int | None) -> Failure:
+        failure = Failure(number, rank, self.reading.phase, self.reading.state.step)
         if len(self.reading.failures) < MOST:
             self.reading.failures.append(failure)
+        return failure
 
-    def _launcher(self, number: int, text: str) -> None:
+    def _launcher(self, number: int, text: str) -> bool:
+        """Read the launcher's table of ranks; whether the line is one that tells of the ranks that followed."""
         reading = self.reading
-        if _ROOT in text:
-            self._in_root, self._launcher_ended = True, True
-        elif self._in_root and (found := _RANK.match(text)):
+        if text.startswith((_FAILURES, _ROOT)):
+            self._table, self._launcher_ended = text, True
+        elif self._table.startswith(_ROOT) and (found := _RANK.match(text)):
             reading.root_rank = int(found[1])
-        elif self._in_root and (found := _CODE.match(text)):
-            self._in_root = False
-            reading.root_code, reading.root_line, reading.root_text = int(found[1]), number, text.strip()
+        elif self._table.startswith(_ROOT) and (found := _CODE.match(text)):
+            reading.root_code, reading.root = int(found[1]), Said(number, text.strip())
         elif reading.root_code is None and (found := _FAILED.search(text)):
-            reading.root_code, reading.root_line, reading.root_text = int(found[1]), number, text.strip()
-            reading.root_rank = int(found[2])
+            reading.root_code, reading.root_rank = int(found[1]), int(found[2])
+            reading.root = Said(number, text.strip())
+        elif text.startswith("=" * 10):
+            self._table = ""
+        return self._table.startswith(_FAILURES)
+
+
+def _more(text: str, failure: Failure) -> None:
+    said = failure.said[-1]
+    if said.text.count("\n") < MESSAGE_LINES:
+        failure.said[-1] = Said(said.line, f"{said.text}\n{text}")
+
+
+def _is_closed(file: BinaryIO) -> bool:
+    """Whether the file ends with LF."""
+    if not file.seek(0, 2):
+        return False
+    file.seek(-1, 2)
+    return file.read(1) == b"\n"

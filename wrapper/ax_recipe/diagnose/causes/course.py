@@ -48,10 +48,11 @@ CAUSES = (
     Cause(
         "interrupted",
         "Somebody or something asked it to stop: a key, a signal, a closed terminal, a time limit.",
-        patterns(r"^(?:[\w.]*\.)?(?:KeyboardInterrupt|SignalException)\b"),
+        patterns(r"^(?:[\w.]*\.)?(?:KeyboardInterrupt|SignalException)\b", r"died with <Signals\.SIG(?:INT|TERM|HUP)"),
         (),
         (remedies.RESUME,),
         "measured with Axolotl 0.19",
+        echo=3,
         broad=True,
     ),
 )

@@ -11,7 +11,7 @@ CAUSES = (
         "Shared memory (/dev/shm) is full: the processes of a data loader, or NCCL, pass their data through it.",
         patterns(
             r"killed by signal: Bus error",
-            r"insufficient shared memory",
+            r"insufficient shared memory|died with <Signals\.SIGBUS",
             r"unable to (?:open|write|mmap|allocate|resize)[^\n]*(?:torch_|shm|shared memory)",
             r"/dev/shm[^\n]*No space left|shared memory segment /dev/shm",  # noqa: S108 - a text to find
             r"No space left on device[^\n]*(?:/dev/shm|torch_\d)",
@@ -89,6 +89,7 @@ CAUSES = (
             r"No space left on device|\[Errno 28\]|os error 28|ENOSPC",
             r"Disk quota exceeded|\[Errno 122\]",
             r"PytorchStreamWriter failed writing file|inline_container\.cc:\d+\] *\. unexpected pos",
+            r"basic_ios::clear: iostream error",
             r"Not enough (?:free )?disk space",
         ),
         (sign("No space left on device"), sign("Disk quota exceeded")),

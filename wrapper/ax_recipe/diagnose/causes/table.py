@@ -6,11 +6,21 @@ import re
 from collections.abc import Iterable
 
 from ax_recipe.diagnose.cause import Cause
-from ax_recipe.diagnose.causes import course, memory
+from ax_recipe.diagnose.causes import config, course, data, hub, memory, model, ranks, software
 
-NONE = Cause("none", "Nothing failed.")
-UNKNOWN = Cause("unknown", "None of the known causes: the last words are the evidence.")
-TABLE: tuple[Cause, ...] = (*memory.CAUSES, *course.CAUSES)
+NONE = Cause("none", "Nothing failed: the run did all it was to do.")
+RUNNING = Cause("none", "Nothing failed so far: it goes on, or was killed without a word (then give --exit-code).")
+UNKNOWN = Cause("unknown", "None of the known causes. It says: {said}")
+TABLE: tuple[Cause, ...] = (
+    *memory.CAUSES,
+    *config.CAUSES,
+    *hub.CAUSES,
+    *data.CAUSES,
+    *model.CAUSES,
+    *ranks.CAUSES,
+    *software.CAUSES,
+    *course.CAUSES,
+)
 ALL = (*TABLE, UNKNOWN, NONE)
 BY_NAME = {cause.name: cause for cause in ALL}
 _SIGNS = tuple((word, pattern, cause) for cause in TABLE for word, pattern in cause.signs)
@@ -27,12 +37,20 @@ def signed(text: str) -> Found | None:
 
 
 def said(text: str, frames: Iterable[str]) -> Found | None:
-    """The cause that an exception names; ``frames`` are the lines of its traceback."""
-    places: str | None = None
+    """The cause that an exception names; ``frames`` are the lines of its traceback.
+
+    Rich wraps what an exception says at the width of the terminal, hence the second look at it as one line.
+    """
+    places = list(frames)
+    return _search(text, places) or (_search(text.replace("\n", " "), places) if "\n" in text else None)
+
+
+def _search(text: str, frames: list[str]) -> Found | None:
     for cause in TABLE:
-        found = next((match for pattern in cause.errors if (match := pattern.search(text))), None)
-        if found and cause.frames:
-            places = "\n".join(frames) if places is None else places
-        if found and (cause.frames is None or cause.frames.search(places or "")):
-            return cause, found
+        for pattern in cause.errors:
+            if found := pattern.search(text):
+                return cause, found
+        for pattern, place in cause.framed:
+            if (found := pattern.search(text)) and any(place.search(frame) for frame in frames):
+                return cause, found
     return None
