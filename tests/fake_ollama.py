@@ -30,15 +30,23 @@ class Server:
     ``failure``: "late error" (a line after HTTP 200), "no success" (the stream ends), "dies" (the connection breaks
     while creating), "dies on blob"; and of the live model: "chatml" (renders another template), "hidden" (shows no
     prompts), "double bos" (a token more), "endless" (answers up to num_predict), "mute" (answers nothing), "crash"
-    (the runner dies).
+    (the runner dies). It fails ``times`` over, then no more.
     """
 
     version: str = "0.33.0"
     failure: str = ""
+    times: int = 1 << 30
     blobs: dict[str, bytes] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     asked: list[tuple[str, str]] = field(default_factory=list)
     url: str = ""
+
+    def fails(self, *failures: str) -> bool:
+        """Whether it is to fail so now."""
+        if self.failure not in failures or not self.times:
+            return False
+        self.times -= 1
+        return True
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -111,12 +119,13 @@ class _Handler(BaseHTTPRequestHandler):
         {
             "/api/create": self._create,
             "/api/chat": self._chat,
+            "/api/copy": self._copy,
             "/api/show": self._show,
             "/api/generate": self._generate,
         }[self.path](body)
 
     def _blob(self, digest: str) -> None:
-        if self.state.failure == "dies on blob":
+        if self.state.fails("dies on blob"):
             self.rfile.read(10)
             self.close_connection = True
             self.connection.close()
@@ -157,12 +166,19 @@ class _Handler(BaseHTTPRequestHandler):
             steps.append({"status": f"quantizing F16 model to {body['quantize']}", "completed": 5, "total": 10})
         if self.state.failure == "late error":
             self._lines([*steps, {"error": 'unsupported architecture "MistralForCausalLM"'}])
-        elif self.state.failure in ("no success", "dies"):
+        elif self.state.fails("no success", "dies"):
             self._lines(steps, cut=self.state.failure == "dies")
         else:
             name = body["model"] if ":" in body["model"] else f"{body['model']}:latest"
             self.state.models[name] = body
             self._lines([*steps, {"status": "writing manifest"}, {"status": "success"}])
+
+    def _copy(self, body: dict[str, Any]) -> None:
+        found = self._model({"model": body["source"]})
+        if found is not None:
+            name = body["destination"] if ":" in body["destination"] else f"{body['destination']}:latest"
+            self.state.models[name] = found
+            self._answer(200)
 
     def _show(self, body: dict[str, Any]) -> None:
         model = self._model(body)

@@ -50,7 +50,7 @@ def exported(folder: Path, **wishes: object) -> Path:
 
 
 def deployed(server: Server, folder: Path, **wanted: object) -> Deployed:
-    with Ollama(server.url) as ollama:
+    with Ollama(server.url, delays_s=(0.0, 0.0)) as ollama:
         order = Wanted(**{"name": "pirate", "count": words, **wanted})  # type: ignore[arg-type]
         return deploy.deploy(ollama, deploy.read(folder), order, lambda _: None)
 
@@ -68,7 +68,8 @@ def test_a_model_is_deployed_and_proven(server: Server, tmp_path: Path) -> None:
     assert result.undo == f"OLLAMA_HOST={server.url} ollama rm pirate"
     made = server.models["pirate:latest"]
     assert (made["system"], made["quantize"]) == (FAMILY, "Q4_K_M")
-    assert server.asked[-1] == ("POST", "/api/generate")  # unloaded
+    assert [path for _, path in server.asked[-3:]] == ["/api/generate", "/api/copy", "/api/delete"]
+    assert list(server.models) == ["pirate:latest"]  # what it was proven as is gone
 
 
 def test_what_the_modelfile_cannot_carry_reaches_the_server_and_edits_do_too(server: Server, tmp_path: Path) -> None:
@@ -99,9 +100,23 @@ def test_a_live_model_that_is_not_as_trained_is_told(
 ) -> None:
     folder = exported(tmp_path)
     server.failure = failure
-    found = {check.name: check for check in deployed(server, folder).checks}
+    result = deployed(server, folder)
+    found = {check.name: check for check in result.checks}
     assert found[name].verdict == verdict
     assert said in found[name].detail
+    assert list(server.models) == (["pirate:latest"] if result.kept else [])
+    assert result.kept is (verdict == "warning")
+
+
+def test_what_fails_the_proof_takes_no_name_and_leaves_what_was_there(server: Server, tmp_path: Path) -> None:
+    folder = exported(tmp_path)
+    deployed(server, folder)
+    before = server.models["pirate:latest"]
+    server.failure = "mute"
+    result = deployed(server, exported(tmp_path / "other", system="Be a parrot."), own=True)
+    assert not result.kept
+    assert "pirate is as it was before" in result.in_words()
+    assert server.models == {"pirate:latest": before}
 
 
 def test_a_small_context_is_asked_what_fits(server: Server, tmp_path: Path) -> None:
@@ -110,6 +125,21 @@ def test_a_small_context_is_asked_what_fits(server: Server, tmp_path: Path) -> N
     assert (found["prompt"].verdict, found["prompt"].detail[:10]) == ("ok", "5 rendered")
     none = {check.name: check for check in deployed(server, exported(tmp_path, num_ctx=8)).checks}
     assert none["prompt"].verdict == "warning"
+
+
+@pytest.mark.parametrize("failure", ["dies", "dies on blob"])
+def test_a_server_that_dies_in_the_middle_is_gone_on_with(server: Server, tmp_path: Path, failure: str) -> None:
+    """Of what it holds already nothing is sent again, nothing is read again, and the waiting has an end."""
+    server.failure, server.times = failure, 2
+    seen: list[str] = []
+    folder = exported(tmp_path)
+    with Ollama(server.url, delays_s=(0.0, 0.0)) as ollama:
+        result = deploy.deploy(ollama, deploy.read(folder), Wanted("pirate"), lambda step: seen.append(step.what))
+    assert result.kept
+    assert sum("once more in 0 s" in what for what in seen) == 2
+    sent = [path for method, path in server.asked if method == "POST" and path.startswith("/api/blobs/")]
+    assert len(sent) == len(set(sent)) + (2 if failure == "dies on blob" else 0)
+    assert seen.count("reading model.safetensors") == 1
 
 
 @pytest.mark.parametrize("failure", ["late error", "no success", "dies", "dies on blob"])
@@ -181,7 +211,13 @@ def run(tmp_path: Path) -> RunDir:
     python.write_text("#!/bin/sh\necho '{\"tokens\": 2}'\n", encoding="utf-8")
     python.chmod(0o755)
     ship: dict[str, object] = {"model": "pirate", "quantize": None, "num_ctx": 64, "system": None, "parameters": {}}
-    orders = {"recipe": "pirate", "model": str(tmp_path / "model"), "ship": ship, "axolotl": {"python": str(python)}}
+    orders = {
+        "recipe": "pirate",
+        "model": str(tmp_path / "model"),
+        "ship": ship,
+        "axolotl": {"python": str(python), "version": "0.19.0"},
+    }
+    orders |= {"base": str(tmp_path / "base"), "method": "lora"}
     run.write_json(run.orders, orders | {"checks": {"prompts": ["Who goes there?"]}})
     run.write_state(RunState("pirate", tuple(StageRecord(name, "done") for name in stages.TITLES)))
     run.axolotl_yaml.write_text("datasets: [{path: x, type: chat_template}]\n", encoding="utf-8")
@@ -199,11 +235,14 @@ def test_the_verb_proves_and_the_run_remembers(server: Server, run: RunDir, invo
     assert [check["name"] for check in value["checks"] if check["verdict"] == "error"] == ["prompt tokens"]
     failed = run.read_state().stage("deploy")
     assert (failed.state, failed.attempt) == ("failed", 1)
-    assert "undo: OLLAMA_HOST=" in failed.detail
+    assert "taken away again" in failed.detail
+    assert server.models == {}
     (run.path.parent.parent / "python").write_text("#!/bin/sh\necho '{\"tokens\": 3}'\n", encoding="utf-8")
     done = invoke("deploy", run.name, "--host", server.url)
     assert done.exit_code == 0, done.output
     assert "ollama run pirate\n" in done.stdout
+    assert list(server.models) == ["pirate:latest"]
+    invoke("deploy", run.name, "--host", server.url)
     assert list(server.models) == ["pirate:latest"]  # its own from before is replaced
     assert "[x] Deployed" in invoke("status", run.name).stdout
     assert "sending model.safetensors" in done.stderr or "is there already" in done.stderr
@@ -212,6 +251,7 @@ def test_the_verb_proves_and_the_run_remembers(server: Server, run: RunDir, invo
 
 def test_a_model_of_another_stays(server: Server, run: RunDir, invoke: Invoke) -> None:
     server.models["pirate:latest"] = {"template": ""}
+    (run.path.parent.parent / "python").write_text("#!/bin/sh\necho '{\"tokens\": 3}'\n", encoding="utf-8")
     invoke("deploy", run.name, "--host", server.url)
     assert sorted(server.models) == ["pirate:20261122-101500", "pirate:latest"]
     assert server.models["pirate:latest"] == {"template": ""}
@@ -247,7 +287,10 @@ def test_a_run_is_exported_again_with_other_wishes(run: RunDir, invoke: Invoke, 
     assert modelfile.read(tmp_path / "elsewhere/Modelfile").parameters["num_ctx"] == 64
     assert run.read_state().stage("export").attempt == 1
     run.axolotl_yaml.write_text("datasets: [{path: x, type: alpaca}]\n", encoding="utf-8")
-    value = json.loads(invoke("export", run.name, "--json").stdout)
+    seal.put(run.path)
+    done = invoke("export", run.name, "--json")
+    assert done.exit_code == 0, done.output
+    value = json.loads(done.stdout)
     assert "### Instruction:" in value["template"]  # trained so, whatever template the tokenizer was saved with
 
 

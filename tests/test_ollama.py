@@ -86,13 +86,13 @@ def test_a_creation_that_fails_says_how(
     server: Server, tmp_path: Path, failure: str, error: type[Exception], said: str
 ) -> None:
     server.failure = failure
-    with Ollama(server.url) as ollama, pytest.raises(error, match=said):
+    with Ollama(server.url, delays_s=()) as ollama, pytest.raises(error, match=said):
         ollama.create(creation(tmp_path))
 
 
 def test_after_a_break_the_next_try_goes_on(server: Server, tmp_path: Path) -> None:
     wanted = creation(tmp_path)
-    with Ollama(server.url) as ollama:
+    with Ollama(server.url, delays_s=()) as ollama:
         server.failure = "dies"
         with pytest.raises(MissingError):
             ollama.create(wanted)

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from ax_recipe import assets, evaluation, process, scoring
+from ax_recipe import assets, evaluation, experience, process, scoring
 from ax_recipe.errors import MissingError, RunFailedError, StoppedError
 from ax_recipe.observe import events
 from ax_recipe.rundir import RunDir, write
@@ -61,6 +61,7 @@ def _base(run: RunDir, orders: Orders) -> Outcome:
 
 def _train(run: RunDir, orders: Orders) -> Outcome:
     outcome = _trained(run.events)
+    experience.note(run, orders)
     _files(run.output, "config.json" if orders["method"] == "full" else "adapter_model.safetensors")
     return outcome
 

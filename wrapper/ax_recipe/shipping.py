@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ax_recipe import axolotl, outcomes, rundir, runner
-from ax_recipe.errors import MissingError, RunFailedError
+from ax_recipe.errors import MissingError, RecipeError, RunFailedError
 from ax_recipe.outcomes import Outcome
 from ax_recipe.rundir import RunDir
 from ax_recipe.ship import bench, convert, mend, merged, prompter, source
@@ -23,12 +23,16 @@ from ax_recipe.view.transfer import Transfer
 
 Result = TypeVar("Result")
 
+ADAPTER_EXPORT = "adapter-ollama"
+"""Where a run's base is exported to with its adapter beside it, inside the run's folder."""
+
 
 @dataclass(frozen=True, slots=True)
 class ExportTold:
     """What the command line says of an export; it wins over the recipe. An empty ``system`` takes the recipe's away.
 
-    ``llama_cpp`` is where the converter is, ``kind`` the data's type, of a model without a chat template.
+    ``llama_cpp`` is where the converter is, ``kind`` the data's type, of a model without a chat template. With
+    ``adapter``, the base is exported with the adapter beside it.
     """
 
     system: str | None = None
@@ -36,6 +40,7 @@ class ExportTold:
     gguf: Path | None = None
     llama_cpp: Path | None = None
     kind: str | None = None
+    adapter: bool = False
 
     def over(self, recipe: Wishes, python: Path | None) -> Wishes:
         """What the recipe wishes, as changed by the command line; ``python`` is the training environment's."""
@@ -102,6 +107,8 @@ def export(target: RunDir | Path, out: Path | None, told: ExportTold) -> Export:
 
     :raises RecipeError: there is nothing to export, or its chat template cannot be carried over.
     """
+    if told.adapter:
+        return _export_adapter(target, out, told)
     if isinstance(target, Path):
         folders = source.of_folder(target)
         wishes = told.over(Wishes(trained=folders.trained, base=folders.base), _python())
@@ -114,6 +121,22 @@ def export(target: RunDir | Path, out: Path | None, told: ExportTold) -> Export:
         return export_folder(Path(orders["model"]), out or target.path, wishes)
 
     return work() if out else _noted(target, "export", work, outcomes.exported)
+
+
+def _export_adapter(target: RunDir | Path, out: Path | None, told: ExportTold) -> Export:
+    """Into ``out``, else beside what is exported of the merge: the run's own export stays as it is."""
+    adapter = target if isinstance(target, Path) else target.output
+    if isinstance(target, Path):
+        recipe, python, place = Wishes(), _python(), Path(f"{target.name}-ollama-adapter").absolute()
+    else:
+        orders = target.read_json(target.orders)
+        if orders["method"] == "full":
+            raise RecipeError(f"{target.name} is a full fine-tune: it has no adapter", "export it without --adapter")
+        recipe, python = outcomes.wishes(target, orders), Path(orders["axolotl"]["python"])
+        recipe, place = replace(recipe, four_bit=orders["method"] == "qlora"), target.path / ADAPTER_EXPORT
+    folders = source.of_adapter(adapter)
+    wishes = replace(told.over(recipe, python), trained=folders.trained, adapter=adapter)
+    return export_folder(folders.merged, out or place, wishes)
 
 
 def deploy(target: RunDir | Path, host: str | None, told: DeployTold) -> Deployed:

@@ -1,12 +1,14 @@
-"""Make a GGUF of a staged model with llama.cpp's own converter, where one is at hand.
+"""Make GGUFs with llama.cpp's own programs, where they are at hand: its converters, and its llama-quantize.
 
-``axolotl export`` (0.20 and later) runs the same program under the same python and wants the same LLAMA_CPP_DIR, so
+``axolotl export`` (0.20 and later) runs the same converter under the same python and wants the same LLAMA_CPP_DIR, so
 it is not asked.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +18,11 @@ from ax_recipe.errors import MissingError, RunFailedError
 from ax_recipe.ship import weights
 
 SCRIPT = "convert_hf_to_gguf.py"
+LORA_SCRIPT = "convert_lora_to_gguf.py"
 VARIABLE = "LLAMA_CPP_DIR"
 _QUIET = {**QUIET, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+_BUILT = (".", "bin", "build/bin")
+"""Where a checkout of llama.cpp has its programs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,14 @@ def find(named: Path | None = None) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
+def program(name: str) -> Path | None:
+    """A built program of llama.cpp (``llama-quantize``): in LLAMA_CPP_DIR, else on PATH, else None."""
+    told = os.environ.get(VARIABLE)
+    folders = [str(Path(told).expanduser() / place) for place in _BUILT] if told else []
+    found = shutil.which(name, path=os.pathsep.join([*folders, *os.get_exec_path()]))
+    return Path(found) if found else None
+
+
 def convert(staged: Path, target: Path, converter: Converter) -> Path:
     """Write the GGUF of ``staged`` to ``target`` in the precision of its weights, F16 for those of 32 bits.
 
@@ -52,8 +65,41 @@ def convert(staged: Path, target: Path, converter: Converter) -> Path:
     """
     kinds = {tensor.dtype for tensor in weights.of_folder(staged).values() if len(tensor.shape) > 1}
     outtype = "bf16" if kinds == {"BF16"} else "f16"
-    part, log = target.with_name(f".{target.name}.part"), target.with_suffix(".log")
-    argv = [converter.python, converter.script, staged, "--outfile", part, "--outtype", outtype]
+    part = _part(target)
+    argv = (converter.python, converter.script, staged, "--outfile", part, "--outtype", outtype)
+    return _made(target, part, SCRIPT, argv)
+
+
+def convert_lora(adapter: Path, base: Path, target: Path, converter: Converter) -> Path:
+    """Write the GGUF of a PEFT adapter, in 32 bits; of ``base`` only the config is read.
+
+    :raises MissingError: there is no converter of adapters beside the one of models.
+    :raises RunFailedError: it does not take this adapter.
+    """
+    script = converter.script.with_name(LORA_SCRIPT)
+    if not script.is_file():
+        raise MissingError(f"no {LORA_SCRIPT} beside {converter.script}", "name a checkout of llama.cpp")
+    part = _part(target)
+    argv = (converter.python, script, adapter, "--base", base, "--outfile", part, "--outtype", "f32")
+    return _made(target, part, LORA_SCRIPT, argv)
+
+
+def quantise(source: Path, target: Path, kind: str, tool: Path) -> Path:
+    """Have llama-quantize make ``kind`` (``Q5_K_M``) of a GGUF of 16 or 32 bits.
+
+    :raises RunFailedError: it does not know it, or needs an importance matrix for it.
+    """
+    part = _part(target)
+    return _made(target, part, tool.name, (tool, source, part, kind))
+
+
+def _part(target: Path) -> Path:
+    return target.with_name(f".{target.name}.part")
+
+
+def _made(target: Path, part: Path, name: str, argv: Sequence[str | Path]) -> Path:
+    """Run the program that writes ``part``, and put that in the place of ``target`` when it is whole."""
+    log = target.with_suffix(".log")
     log.unlink(missing_ok=True)
     child = process.start([str(word) for word in argv], _QUIET, log)
     try:
@@ -65,7 +111,7 @@ def convert(staged: Path, target: Path, converter: Converter) -> Path:
     if code or not part.is_file():
         part.unlink(missing_ok=True)
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        raise RunFailedError(f"{SCRIPT} ended with {code}: {(lines or ['no output'])[-1]}", f"its log: {log}")
+        raise RunFailedError(f"{name} ended with {code}: {(lines or ['no output'])[-1]}", f"its log: {log}")
     part.replace(target)
     log.unlink()
     return target

@@ -14,14 +14,25 @@ from pathlib import Path
 from typing import Any
 
 from ax_recipe.errors import RecipeError, RunFailedError
-from ax_recipe.ship import conversations, gguf, modelfile, tokenizer
+from ax_recipe.ship import conversations, convert, gguf, modelfile, tokenizer
 from ax_recipe.ship.export import MODEL
 from ax_recipe.ship.files import read_json
 from ax_recipe.ship.gotemplate import Message
 from ax_recipe.ship.hf_jinja import HfTemplate, RefusedError
 from ax_recipe.ship.merged import IMPORTED, Check
 from ax_recipe.ship.modelfile import Modelfile
-from ax_recipe.ship.ollama import Creation, Ollama, Report, UnshownError, address, files_of, model_name
+from ax_recipe.ship.ollama import (
+    QUANTISATIONS,
+    Creation,
+    Ollama,
+    Progress,
+    Report,
+    UnshownError,
+    address,
+    files_of,
+    model_name,
+    quantisation,
+)
 from ax_recipe.ship.tokenizer import TokenizerFiles
 from ax_recipe.ship.turns import Probe
 
@@ -31,6 +42,9 @@ SHAPES = ("u", "su", "uau", "suau")
 LONGEST_ANSWER = 512
 """Tokens after which an answer that has not ended never will; less where num_ctx leaves less."""
 
+TRIAL = "ax-recipe-trial"
+"""The tag of a model that is not proven yet. It is always the same, so that none is left over for long."""
+
 QUESTION = "Who are you, and what can you do for me?"
 
 Count = Callable[[Path, Sequence[Message]], int]
@@ -39,12 +53,13 @@ Count = Callable[[Path, Sequence[Message]], int]
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What ``export`` wrote into a folder: the Modelfile, what its FROM names, and the trained tokenizer."""
+    """What ``export`` wrote into a folder: the Modelfile, what its FROM and ADAPTER name, the trained tokenizer."""
 
     folder: Path
     value: Modelfile
     source: Path
     trained: TokenizerFiles
+    adapter: Path | None = None
 
     @property
     def tokenizer(self) -> Path:
@@ -72,11 +87,16 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """A model in Ollama: its name and server, what the proof said, and the answer that was given."""
+    """A model that was brought to a server, and what the proof said; one that failed it is not kept there."""
 
     name: str
     url: str
     checks: tuple[Check, ...] = field(default=())
+
+    @property
+    def kept(self) -> bool:
+        """Whether it is there under its name."""
+        return not self.wrong
 
     @property
     def run(self) -> str:
@@ -97,10 +117,17 @@ class Deployed:
         """What the proof found that must not be."""
         return [f"{check.name}: {check.detail}" for check in self.checks if check.verdict == "error"]
 
+    def in_words(self) -> str:
+        """What a person is told at the end."""
+        if self.kept:
+            return f"Talk to it:  {self.run}\nTo undo it:  {self.undo}"
+        return f"Not kept: it was made under another name and taken away again; {self.name} is as it was before."
+
     def as_json(self) -> dict[str, object]:
         """The answer of ``ax-recipe deploy --json``."""
         checks = [{"name": check.name, "verdict": check.verdict, "detail": check.detail} for check in self.checks]
-        return {"model": self.name, "host": self.url, "run": self.run, "undo": self.undo, "checks": checks}
+        told = {"model": self.name, "host": self.url, "kept": self.kept, "run": self.run, "undo": self.undo}
+        return {**told, "checks": checks}
 
 
 def read(folder: Path) -> Exported:
@@ -121,27 +148,38 @@ def read(folder: Path) -> Exported:
             f"Ollama cannot import {names[0]} from its weights",
             "export a GGUF: with --llama-cpp DIR (a checkout of llama.cpp), or --gguf FILE (a ready one)",
         )
-    return Exported(folder, value, source, tokenizer.load(folder / MODEL))
+    adapter = folder / value.adapter if value.adapter else None
+    if adapter and not adapter.is_file():
+        raise RecipeError(f"{file}: ADAPTER {value.adapter} is not there", "export it again")
+    return Exported(folder, value, source, tokenizer.load(folder / MODEL), adapter)
 
 
 def deploy(server: Ollama, exported: Exported, wanted: Wanted, report: Report) -> Deployed:
-    """Create the model on ``server``, which must be there and new enough, and prove it.
+    """Create the model on ``server``, which must be there and new enough, prove it, and only then give it its name.
 
     :raises RecipeError: a name or quantisation that Ollama does not take, or a tag that is taken.
     :raises RunFailedError: the server could not make it.
     """
     name = choose_name(server, wanted)
-    quantize = _quantisation(exported.source, wanted.quantize)
-    creation = Creation(name, files_of(exported.source), exported.value.request(), quantize=quantize)
-    server.create(creation, report)
-    return Deployed(name, server.url, tuple(prove(server, name, exported, wanted)))
+    source, quantize = _quantised(exported, wanted.quantize, report)
+    trial = f"{_bare(name)}:{TRIAL}"
+    adapters = {exported.adapter.name: exported.adapter} if exported.adapter else {}
+    server.create(Creation(trial, files_of(source), exported.value.request(), adapters, quantize), report)
+    try:
+        if server.has(name):
+            server.unload(name)  # two models on one GGUF share a runner, and its way to render (0.33)
+        made = Deployed(name, server.url, tuple(prove(server, trial, exported, wanted)))
+        if made.kept:
+            server.copy(trial, name)
+    finally:
+        server.delete(trial)
+    return made
 
 
 def choose_name(server: Ollama, wanted: Wanted) -> str:
     """The name to create: the wanted one, or the same with a tag where that one is taken and stays."""
     name = model_name(wanted.name)
-    place, slash, last = name.rpartition("/")
-    bare = f"{place}{slash}{last.partition(':')[0]}"
+    bare = _bare(name)
     if wanted.tag is not None:
         tagged = model_name(f"{bare}:{wanted.tag}")
         if server.has(tagged) and not (wanted.replace or wanted.own):
@@ -152,11 +190,31 @@ def choose_name(server: Ollama, wanted: Wanted) -> str:
     return model_name(f"{bare}:{re.sub(r'[^A-Za-z0-9._-]', '-', wanted.beside)}")
 
 
-def _quantisation(source: Path, wanted: str | None) -> str | None:
-    """What Ollama is to quantise to: nothing where the GGUF is quantised already."""
-    if wanted is None or not source.is_file() or not gguf.read(source).is_quantised:
-        return wanted
-    return None
+def _bare(name: str) -> str:
+    """A model's name without its tag."""
+    place, slash, last = name.rpartition("/")
+    return f"{place}{slash}{last.partition(':')[0]}"
+
+
+def _quantised(exported: Exported, wanted: str | None, report: Report) -> tuple[Path, str | None]:
+    """What to send, and what Ollama is to quantise it to: nothing where the GGUF is quantised already.
+
+    What Ollama does not make, llama.cpp's own program does, where it is at hand.
+    """
+    source = exported.source
+    if wanted is None or (source.is_file() and gguf.read(source).is_quantised):
+        return source, None
+    if quantisation(wanted):
+        return source, wanted
+    tool = convert.program("llama-quantize")
+    if tool is None or not source.is_file():
+        raise RecipeError(
+            f"Ollama cannot quantise to {wanted}",
+            f"it makes {', '.join(QUANTISATIONS)}; others need a GGUF (export --llama-cpp DIR, or a ready one: --gguf)"
+            " and llama.cpp's llama-quantize, on PATH or in LLAMA_CPP_DIR",
+        )
+    report(Progress(f"llama-quantize makes {wanted.upper()}"))
+    return convert.quantise(source, exported.folder / f"{MODEL}-{wanted.upper()}.gguf", wanted.upper(), tool), None
 
 
 def prove(server: Ollama, name: str, exported: Exported, wanted: Wanted) -> Iterator[Check]:

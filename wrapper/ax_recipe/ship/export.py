@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ax_recipe.errors import MissingError, RecipeError, RunFailedError
+from ax_recipe.ship import adapter as adapters
 from ax_recipe.ship import chat_template, convert, gguf, mend, modelfile, stage, tokenizer, weights
 from ax_recipe.ship.chat_template import GoTemplate
 from ax_recipe.ship.convert import Converter
@@ -19,6 +20,9 @@ from ax_recipe.ship.tokenizer import TokenizerFiles
 MODEL = "model"
 """The staged model's folder inside the exported one."""
 
+ADAPTER = "adapter"
+"""The staged adapter's folder inside the exported one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
@@ -26,7 +30,8 @@ class Wishes:
 
     ``jinja`` stands in for the tokenizer's chat template: a dataset's own one, or a prompter's (see ``prompter.py``).
     ``gguf`` is a ready file to run instead of the weights, ``converter`` makes one of them. ``trained`` and ``base``
-    are the run's output_dir and the base model's folder.
+    are the run's output_dir and the base model's folder. ``adapter`` is put beside the model, which is its base then;
+    ``four_bit`` says that it was trained on that base in 4 bit.
     """
 
     system: str | None = None
@@ -38,6 +43,8 @@ class Wishes:
     converter: Converter | None = None
     trained: Path | None = None
     base: Path | None = None
+    adapter: Path | None = None
+    four_bit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +69,13 @@ def export(folder: Path, out: Path, wishes: Wishes | None = None) -> Export:
     """Write a Modelfile and a staged model for ``ollama create`` into ``out``; ``folder`` itself is not changed.
 
     Raises :class:`MissingError` where there is no model, and :class:`RecipeError` where the chat template is missing
-    or cannot be carried over.
+    or cannot be carried over, or an adapter is to be shipped that a GGUF cannot hold.
     """
     wishes = wishes or Wishes()
     _refuse_odd(folder)
+    if wishes.adapter:
+        adapters.require_carried(wishes.adapter, folder)
+        _converter_of_adapters(wishes)
     files = tokenizer.load(wishes.trained or folder)
     jinja = wishes.jinja or files.chat_template
     if not jinja:
@@ -73,6 +83,7 @@ def export(folder: Path, out: Path, wishes: Wishes | None = None) -> Export:
     add_bos, bos_check = _bos(files, jinja, spoken=wishes.jinja is None)
     go = chat_template.derive(jinja, files.tokens, adds_bos=add_bos)
     source, checks = _source(folder, out, wishes, jinja, add_bos=add_bos)
+    checks = (*checks, *_adapter(folder, out, wishes))
     value = _modelfile(go, source.relative_to(out).as_posix(), wishes, folder)
     text = modelfile.render(value)
     modelfile.write(value, out / "Modelfile")
@@ -168,6 +179,24 @@ def _converted(staged: Path, target: Path, converter: Converter, latest: dict[st
     return None
 
 
+def _converter_of_adapters(wishes: Wishes) -> Converter:
+    if wishes.converter is None:
+        raise MissingError(
+            "an adapter needs llama.cpp's converter: Ollama's own mixes up the rows of q_proj and k_proj",
+            f"name a checkout of llama.cpp by --llama-cpp or {convert.VARIABLE}",
+        )
+    return wishes.converter
+
+
+def _adapter(folder: Path, out: Path, wishes: Wishes) -> tuple[Check, ...]:
+    """Make the adapter's GGUF beside the base's, and see that it holds all of it."""
+    if wishes.adapter is None:
+        return ()
+    staged = adapters.stage(wishes.adapter, out / ADAPTER)
+    file = convert.convert_lora(staged, folder, out / adapters.FILE, _converter_of_adapters(wishes))
+    return tuple(adapters.examine(file, wishes.adapter, quantised_base=wishes.four_bit))
+
+
 def _latest(checks: Iterable[Check]) -> dict[str, Check]:
     """The last verdict on each question; that it was mended is not lost because it is well now."""
     latest: dict[str, Check] = {}
@@ -196,6 +225,7 @@ def _modelfile(go: GoTemplate, source: str, wishes: Wishes, folder: Path) -> Mod
         tuple(dict.fromkeys((*go.stops, *wishes.stops))),
         wishes.system,
         parameters,
+        f"./{adapters.FILE}" if wishes.adapter else None,
         notes=("The TEMPLATE renders to the same bytes as the chat template that was trained with.",),
     )
 

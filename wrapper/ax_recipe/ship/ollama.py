@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from ax_recipe.errors import AxRecipeError, MissingError, RecipeError, RunFailedError
+from ax_recipe.errors import MissingError, RecipeError, RunFailedError
 from ax_recipe.ship.gotemplate import Message
 
 OLDEST = (0, 30, 0)
@@ -32,6 +32,14 @@ _CHUNK = 1 << 20  # bytes
 _NAME = re.compile(
     r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}/){0,2}[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}(?::[A-Za-z0-9_][\w.-]{0,79})?"
 )
+
+
+DELAYS_S = (1.0, 2.0, 4.0, 8.0, 15.0)
+"""How long to wait before each new attempt, where a server dies while a model is brought to it."""
+
+
+class LostError(MissingError):
+    """The server does not answer, or the connection to it broke."""
 
 
 class UnshownError(MissingError):
@@ -108,11 +116,16 @@ class Ollama:
     """A server, reached over one connection pool: close it, or use it in a ``with`` statement.
 
     ``timeout_s`` is how long it may be silent. Creating and loading have no limit: a large model takes minutes
-    between two lines.
+    between two lines. ``delays_s`` are the pauses before creating again, where the connection is lost.
     """
 
-    def __init__(self, host: str | None = None, *, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self, host: str | None = None, *, timeout_s: float = 30.0, delays_s: Sequence[float] = DELAYS_S
+    ) -> None:
         self.url = address(host)
+        self._delays_s = tuple(delays_s)
+        self._patience = httpx.Timeout(None, connect=timeout_s, write=timeout_s)
+        self._digests: dict[tuple[Path, int, int], str] = {}
         secure = self.url.startswith("https:")  # loading the certificates takes longer than all the rest
         self._client = httpx.Client(base_url=self.url, timeout=timeout_s, trust_env=False, verify=secure)
 
@@ -157,13 +170,26 @@ class Ollama:
         """Take a model away; raises :class:`RunFailedError` where there is none."""
         self._check(self._send("DELETE", "/api/delete", json={"model": model_name(name)}))
 
-    def create(self, creation: Creation, report: Report = _silent) -> None:
-        """Send what the server lacks and have it make the model.
+    def copy(self, name: str, other: str) -> None:
+        """Give a model another name as well; a model of that name is replaced."""
+        self._check(self._send("POST", "/api/copy", json={"source": name, "destination": model_name(other)}))
 
-        Raises :class:`RecipeError` for a name, file name or quantisation that it does not take, and
-        :class:`RunFailedError` where it fails. A file that the server has already is not sent again: after a broken
-        connection, create once more.
+    def create(self, creation: Creation, report: Report = _silent) -> None:
+        """Send what the server lacks and have it make the model; where the connection breaks, again, a few times.
+
+        Raises :class:`RecipeError` for a name, file name or quantisation that it does not take,
+        :class:`RunFailedError` where it fails, and :class:`LostError` where it stays away. A file that the server has
+        already is not sent again.
         """
+        for delay_s in self._delays_s:
+            try:
+                return self._create(creation, report)
+            except LostError as error:
+                report(Progress(f"{error.message}: once more in {delay_s:g} s"))
+                time.sleep(delay_s)
+        return self._create(creation, report)
+
+    def _create(self, creation: Creation, report: Report) -> None:
         body: dict[str, object] = {"model": model_name(creation.name), **creation.fields}
         if creation.quantize:
             body["quantize"] = _quantisation(creation.quantize)
@@ -184,16 +210,30 @@ class Ollama:
 
     def send_file(self, path: Path, report: Report = _silent) -> str:
         """Have the server hold the file's content; its digest (``sha256:...``)."""
-        digest = _digest(path, report)
+        digest = self._digest(path, report)
         if self._send("HEAD", f"/api/blobs/{digest}").status_code == 200:
             report(Progress(f"{path.name} is there already", path.stat().st_size, path.stat().st_size))
             return digest
         size = str(path.stat().st_size)
         content = _chunks(path, f"sending {path.name}", report)
         self._check(
-            self._send("POST", f"/api/blobs/{digest}", content=content, headers={"Content-Length": size}, timeout=None)
+            self._send(
+                "POST",
+                f"/api/blobs/{digest}",
+                content=content,
+                headers={"Content-Length": size},
+                timeout=self._patience,
+            )
         )
         return digest
+
+    def _digest(self, path: Path, report: Report) -> str:
+        """The file's digest, read once as long as the file stays as it is."""
+        status = path.stat()
+        key = (path, status.st_size, status.st_mtime_ns)
+        if key not in self._digests:
+            self._digests[key] = _digest(path, report)
+        return self._digests[key]
 
     def chat(self, name: str, messages: Sequence[Message], options: Mapping[str, object] | None = None) -> Reply:
         """Have the model answer, with ``options`` over its own parameters."""
@@ -246,7 +286,7 @@ class Ollama:
 
     def _stream(self, path: str, body: Mapping[str, object]) -> Iterator[dict[str, Any]]:
         try:
-            with self._client.stream("POST", path, json=dict(body), timeout=None) as response:
+            with self._client.stream("POST", path, json=dict(body), timeout=self._patience) as response:
                 if response.status_code != 200:
                     response.read()
                     self._check(response)
@@ -271,18 +311,24 @@ class Ollama:
             said = response.text
         raise RunFailedError(f"Ollama at {self.url} answers {response.status_code}: {str(said).strip()[:500]}")
 
-    def _unreached(self, error: httpx.HTTPError) -> AxRecipeError:
+    def _unreached(self, error: httpx.HTTPError) -> LostError:
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-            return MissingError(f"no Ollama at {self.url}", "start it with `ollama serve`, or name another by --host")
+            return LostError(f"no Ollama at {self.url}", "start it with `ollama serve`, or name another by --host")
         if isinstance(error, httpx.TimeoutException):
-            return MissingError(f"Ollama at {self.url} is silent", "is the machine busy? see its log, then try again")
+            return LostError(f"Ollama at {self.url} is silent", "is the machine busy? see its log, then try again")
         said = str(error) or type(error).__name__
-        return MissingError(f"the connection to Ollama at {self.url} broke: {said}", "what was sent is kept: try again")
+        return LostError(f"the connection to Ollama at {self.url} broke: {said}", "what was sent is kept: try again")
+
+
+def quantisation(name: str) -> str | None:
+    """The type that ``create`` makes when it is asked for ``name``; None for one that it does not make."""
+    wanted = {"Q4_K": "Q4_K_M"}.get(name.upper(), name.upper())
+    return wanted if wanted in QUANTISATIONS else None
 
 
 def _quantisation(name: str) -> str:
-    wanted = {"Q4_K": "Q4_K_M"}.get(name.upper(), name.upper())
-    if wanted not in QUANTISATIONS:
+    wanted = quantisation(name)
+    if wanted is None:
         raise RecipeError(
             f"Ollama cannot quantise to {name}", f"it makes {', '.join(QUANTISATIONS)}; for others bring a ready GGUF"
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ax_recipe import architecture, forecast, hardware, memory, recipe, rundir
+from ax_recipe import architecture, hardware, memory, planning, recipe, rundir
 from ax_recipe.architecture import Shape
 from ax_recipe.axolotl import Axolotl
 from ax_recipe.errors import RecipeError
@@ -101,7 +101,7 @@ def _found(name: str | None, runs: Path, axolotl: Axolotl | None) -> _Found:
 
 
 def _recipe(name: str, axolotl: Axolotl | None) -> _Found:
-    found = forecast.of_file(name, None, axolotl)
+    found = planning.of_file(name, None, axolotl)
     full = found.settings.method == "full"
     adapter = None if full else 4.0 * memory.adapter_parameters(found.shape, found.settings)  # PEFT saves 32 bits
     known = found.shape.name.lower() in {each.lower() for each in architecture.shipped()}

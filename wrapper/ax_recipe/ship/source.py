@@ -37,6 +37,21 @@ def of_folder(folder: Path) -> Folders:
     return Folders(folder)
 
 
+def of_adapter(folder: Path) -> Folders:
+    """The base that an adapter in an Axolotl output_dir belongs on; that is what was trained, if it has a tokenizer.
+
+    :raises RecipeError: there is no adapter, or its base is not on this machine.
+    """
+    folder = folder.resolve()
+    if not (folder / ADAPTER).is_file():
+        raise RecipeError(f"{folder} holds no adapter", f"name the output_dir of a LoRA, with its {ADAPTER}")
+    trained, base = _origin(folder)
+    if base is None:
+        name = read_json(folder / ADAPTER).get("base_model_name_or_path")
+        raise RecipeError(f"the base {name} of {folder} is not on this machine", f"download it: hf download {name}")
+    return Folders(base, trained)
+
+
 def _origin(output: Path) -> tuple[Path | None, Path | None]:
     """The folder with the trained tokenizer and adapter, and the base's where it is on this machine."""
     has_tokenizer = any((output / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
