@@ -129,6 +129,12 @@ def tasks_folder(run: RunDir, who: str) -> Path:
     return run.path / "tasks" / who
 
 
+def held_out_costs(run: RunDir) -> list[tuple[int, float]]:
+    """The tokens and the nats of each held-out row under the tuned model; none where they were not scored."""
+    orders = run.read_json(run.orders)
+    return _costs(run.losses, orders).get((HELD_OUT, form_of(orders)), [])
+
+
 def _costs(path: Path, orders: Mapping[str, Any]) -> dict[tuple[str, str], list[tuple[int, float]]]:
     """The rows of each set by (set, whose): the newest of each, for every evaluation appends its own."""
     costs = {}

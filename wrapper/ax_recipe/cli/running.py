@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 
@@ -17,14 +18,13 @@ from ax_recipe.cli.program import (
     recipe_options,
     runs_option,
     trust_option,
+    until_option,
 )
 
 
 @main.command(epilog=example("ax-recipe run pirate-tiny", "ax-recipe run pirate --gpus 4"))
 @click.argument("name")
-@click.option(
-    "--until", type=click.Choice(STAGES), metavar="STAGE", help=f"Stop after this stage: {', '.join(STAGES)}."
-)
+@until_option
 @click.option("--dry-run", is_flag=True, help="Show what would be started, and start nothing.")
 @policy_options
 @trust_option
@@ -49,7 +49,7 @@ def run(
 ) -> int:
     """Train, evaluate, merge, check, export and try a recipe, and watch it."""
     from ax_recipe import axolotl as environment
-    from ax_recipe import disk, hardware, preparing, recipe, rundir
+    from ax_recipe import checking, disk, forecast, hardware, preparing, recipe, rundir
     from ax_recipe import trust as trusting
     from ax_recipe.checks import all as checks
     from ax_recipe.checks import planned
@@ -64,24 +64,32 @@ def run(
         return 0
     trusting.refuse(wanted, warnings, trusted=trust)
     only = STAGES[: STAGES.index(until) + 1] if until else ()
+    if prepared.forecast and not as_json:
+        from ax_recipe.view import plan as view
+
+        view.brief(prepared.forecast)
     if not force:
+        forecast.refuse(prepared.forecast)
         disk.refuse(preparing.writes(prepared, only))
+    checking.ask_before(prepared.plan, found, lambda words: click.echo(words, err=True))
     from ax_recipe import attend, policy, runner
 
     told = policy.Policy().told(on_oom, on_hang, time_limit)
     rundir.create(prepared.run, prepared.files)
-    runner.launch(prepared.run, only, told)
+    runner.launch(prepared.run, (), told, until)
     return attend.attend(prepared.run, as_json=as_json)
 
 
 @main.command(epilog=example("ax-recipe resume pirate-20261122-101500"))
 @click.argument("name", required=False, metavar="[RUN]")
+@until_option
 @policy_options
 @trust_option
 @runs_option
 @json_option
 def resume(
     name: str | None,
+    until: str | None,
     on_oom: str | None,
     on_hang: str | None,
     time_limit: str | None,
@@ -90,7 +98,7 @@ def resume(
     as_json: bool,
 ) -> int:
     """Go on with a run (the newest) where proofs end: at its newest whole checkpoint, or the stage after the last."""
-    return again(name, runs, (), as_json, trust, (on_oom, on_hang, time_limit))
+    return again(name, runs, (), as_json, trust, (on_oom, on_hang, time_limit), until)
 
 
 @main.command(epilog=example("ax-recipe watch", "ax-recipe watch pirate-20261122-101500 --explain"))
@@ -138,3 +146,48 @@ def stop(name: str | None, runs: str | None) -> int:
         return 0
     click.echo(f"{found.name} saves a checkpoint and stops")
     return 0
+
+
+@main.command(
+    epilog=example(
+        "ax-recipe sweep pirate-tiny --set train.learning_rate=3e-4,1e-3,3e-3 --set lora.r=8,16",
+        "ax-recipe sweep pirate --set lora.r=16,64 --gpus-each 1 --stop-hopeless",
+    )
+)
+@click.argument("name")
+@click.option("--max", "most", type=click.IntRange(min=1), metavar="N", help="At most so many trials.")
+@click.option("--random", "sampled", is_flag=True, help="A sample of the grid, not its beginning.")
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Which sample.")
+@click.option("--gpus-each", type=click.IntRange(min=1), metavar="N", help="Trials side by side, each on so many GPUs.")
+@click.option("--stop-hopeless", is_flag=True, help="Stop a trial as soon as its verdict is STOP.")
+@click.option("--dry-run", is_flag=True, help="Show the trials as they are, and start nothing.")
+@trust_option
+@runs_option
+@recipe_options
+def sweep(
+    name: str, dry_run: bool, trust: bool, runs: str | None, gpus: str | None, axolotl: str | None, **told: Any
+) -> int:
+    """Try values against each other (--set KEY=VALUE,VALUE): a run for each, ranked by held-out loss.
+
+    The same command goes on where it was. A list is one value: --set lora.target_modules=[q_proj,v_proj],[k_proj].
+    """
+    from ax_recipe import axolotl as environment
+    from ax_recipe import hardware, preparing, recipe, rundir
+    from ax_recipe import sweep as sweeps
+    from ax_recipe.view import sweep as view
+
+    wishes, machine = sweeps.Wishes(**told, trusted=trust), hardware.here()
+    lent = hardware.lend(wishes.gpus_each or gpus, machine, preparing.wanted_hardware(recipe.load(name)))
+    offered = hardware.lend(gpus, machine, machine) if wishes.gpus_each else lent
+    place = sweeps.Place(
+        rundir.root(runs), environment.find(axolotl), lent, sweeps.device_sets(offered, lent.count)
+    )
+    found = sweeps.Sweep(name, wishes, place)
+    found.check()
+    if not dry_run:
+        try:
+            found.go(lambda words: click.echo(words, err=True))
+        finally:
+            rundir.write(found.folder / "report.html", view.html(found))
+    view.show(found)
+    return 0 if dry_run or any(result.row and result.row.eval_loss for result in found.results()) else 1

@@ -1,0 +1,166 @@
+"""Sweeps, with real processes and the fake axolotl: which trials there are, what becomes of them, who is first."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from ax_recipe import hardware, rundir, sweep
+from ax_recipe.errors import RecipeError
+from ax_recipe.hardware import Hardware
+from ax_recipe.intervals import Interval
+from ax_recipe.sweep import Axis, Wishes
+from ax_recipe.view import sweep as view
+from conftest import ROOT
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+DEADLINE_S = 60.0
+
+
+@pytest.mark.parametrize(
+    ("change", "values"),
+    [
+        ("train.learning_rate=1e-4,2e-4", ("1e-4", "2e-4")),
+        ("lora.r=16", ("16",)),
+        ("lora.target_modules=[q_proj,v_proj],[k_proj]", ("[q_proj,v_proj]", "[k_proj]")),
+        ("lora.target_modules=[q_proj, v_proj]", ("[q_proj, v_proj]",)),
+        ("axolotl.x={a: 1, b: [2, 3]}, {a: 2}", ("{a: 1, b: [2, 3]}", "{a: 2}")),
+        ("ship.system='Be brief, please.','Be long.'", ("'Be brief, please.'", "'Be long.'")),
+    ],
+)
+def test_commas_part_values_and_brackets_keep_them(change: str, values: tuple[str, ...]) -> None:
+    assert sweep.axis(change).values == values
+
+
+@pytest.mark.parametrize("change", ["lora.r", "lora.r=", "lora.r=1,,2", "lora.r=1,", "=1"])
+def test_what_is_no_list_of_values_is_refused(change: str) -> None:
+    with pytest.raises(RecipeError):
+        sweep.axis(change)
+
+
+@given(some.lists(some.integers(1, 4), min_size=1, max_size=4), some.integers(0, 99), some.integers(1, 20))
+def test_grids_hold_every_combination_once_and_samples_some_of_them(sizes: list[int], seed: int, most: int) -> None:
+    axes = [Axis(f"k{place}", tuple(map(str, range(size)))) for place, size in enumerate(sizes)]
+    grid = sweep.combinations(axes, Wishes(()))
+    assert len(grid) == len(set(grid)) == math.prod(sizes)
+    sample = sweep.combinations(axes, Wishes((), most, sampled=True, seed=seed))
+    assert len(sample) == len(set(sample)) == min(most, len(grid))
+    assert set(sample) <= set(grid)
+    assert sample == sweep.combinations(axes, Wishes((), most, sampled=True, seed=seed))
+
+
+def test_gpus_are_lent_in_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Hardware(5, hardware.parse("1xA100-80GB").kind)
+    assert sweep.device_sets(machine, 1) == ("0", "1", "2", "3", "4")
+    assert sweep.device_sets(machine, 2) == ("0,1", "2,3")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
+    assert sweep.device_sets(machine, 1) == ("4", "6", "7")
+    assert sweep.device_sets(hardware.CPU, 0) == ("",)
+
+
+def folder() -> Path:
+    (found,) = (rundir.root() / "sweeps").iterdir()
+    return found
+
+
+def trials() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder() / "sweep.json").read_text())["trials"]
+    return found
+
+
+SWEPT = ("--set", "train.learning_rate=1e-4,1e-3", "--set", "lora.r=2,64", "--set", "train.num_epochs=2")
+
+
+@pytest.mark.usefixtures("fake_axolotl")
+@pytest.mark.slow
+def test_a_sweep_ranks_its_trials_by_held_out_loss_and_is_done_once(command: Command, small_recipe: Path) -> None:
+    done = command("sweep", str(small_recipe), *SWEPT, FAKE_AXOLOTL="curve")
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines() if "small-2" in line and "resume" not in line]
+    assert [(line[1], line[2]) for line in lines] == [("1e-3", "64"), ("1e-3", "2"), ("1e-4", "64"), ("1e-4", "2")]
+    assert "num_epochs" not in done.stdout, "all trials have it"
+    assert "beyond doubt" in done.stdout
+    runs = rundir.every(rundir.root())
+    assert len(runs) == 4
+    assert all(run.read_json(run.orders)["changes"][-1] == "train.num_epochs=2" for run in runs)
+    page = (folder() / "report.html").read_text()
+    assert page.count("<path") == 4
+    again = command("sweep", str(small_recipe), *SWEPT, FAKE_AXOLOTL="curve")
+    assert again.stdout == done.stdout
+    assert len(rundir.every(rundir.root())) == 4, "nothing was trained again"
+
+
+@pytest.mark.usefixtures("fake_axolotl")
+@pytest.mark.slow
+def test_a_hopeless_trial_is_stopped_and_the_others_go_on(command: Command, small_recipe: Path) -> None:
+    argv = ["sweep", str(small_recipe), "--set", "lora.r=1,64", "--stop-hopeless"]
+    done = command(*argv, FAKE_AXOLOTL="curve")
+    assert done.returncode == 0, done.stderr
+    hopeless, good = trials()
+    assert "not finite" in hopeless["stopped"]
+    assert not good["stopped"]
+    assert "hopeless: " in done.stdout.splitlines()[-3]
+    assert command(*argv, FAKE_AXOLOTL="curve").stdout == done.stdout
+
+
+@pytest.mark.usefixtures("fake_axolotl")
+@pytest.mark.slow
+def test_a_stopped_sweep_goes_on_where_it_was(command: Command, small_recipe: Path) -> None:
+    argv = ["sweep", str(small_recipe), "--set", "train.learning_rate=1e-3,1e-4"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "wrapper"), "FAKE_AXOLOTL": "hang"}
+    with subprocess.Popen([sys.executable, "-m", "ax_recipe", *argv], env=environment) as first:
+        deadline = time.monotonic() + DEADLINE_S
+        while not any(
+            run.events.exists() and "metrics" in run.events.read_text() for run in rundir.every(rundir.root())
+        ):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        first.send_signal(signal.SIGINT)
+        assert first.wait(DEADLINE_S) == 130
+    (interrupted,) = rundir.every(rundir.root())
+    assert interrupted.holder() is None
+    assert interrupted.current_state().stage("train").state == "interrupted"
+    done = command(*argv, FAKE_AXOLOTL="curve")
+    assert done.returncode == 0, done.stderr
+    assert len(rundir.every(rundir.root())) == 2
+    assert interrupted.current_state().stage("evaluate").state == "done"
+    assert interrupted.current_state().stage("train").attempt == 2
+
+
+@pytest.mark.usefixtures("fake_axolotl")
+def test_a_trial_that_cannot_be_is_refused_before_any_starts(command: Command, small_recipe: Path) -> None:
+    done = command("sweep", str(small_recipe), "--set", "train.learning_rate=1e-3,fast")
+    assert done.returncode == 2
+    assert "train.learning_rate" in done.stderr
+    assert not rundir.every(rundir.root())
+    dry = command("sweep", str(small_recipe), *SWEPT, "--dry-run", "--max", "3")
+    assert dry.returncode == 0
+    assert dry.stdout.count("waiting") == 3
+    assert not rundir.root().exists()
+
+
+def test_how_sure_the_first_place_is() -> None:
+    assert "beyond doubt." in view.sure(Interval(0.3, 0.1, 0.5))
+    assert "cannot tell" in view.sure(Interval(0.3, -0.1, 0.5))
+    assert "not measured" in view.sure(None)
+
+
+def test_curves_share_one_scale() -> None:
+    drawn = view.plot([[(0.0, 4.0), (10.0, 2.0)], [(0.0, 3.0), (5.0, 1.0)], []])
+    assert drawn is not None
+    assert [line.letter for line in drawn.lines] == ["A", "B"]
+    assert drawn.lines[0].end[0] == pytest.approx(100)
+    assert drawn.lines[1].end[0] == pytest.approx(50)
+    assert view.plot([[(0.0, 1.0)]]) is None
