@@ -220,3 +220,24 @@ def test_a_batch_systems_sigterm_ends_in_a_whole_checkpoint(start: Start, ranks:
     run.end()
     assert _checkpoint(run) >= WHOLE
     assert [event.reason for event in run.events() if isinstance(event, Interrupted)] == ["SIGTERM"]
+
+
+ROPE = """
+import sys
+import ax_recipe_events
+from axolotl.monkeypatch import lora_kernels
+from axolotl.utils.dict import DictDefault
+from transformers.models.llama import modeling_llama
+
+cfg = DictDefault(base_model=sys.argv[1], liger_rope=True, lora_qkv_kernel=True)
+lora_kernels.patch_self_attn_lora(cfg)
+modeling_llama.apply_rotary_pos_emb = fused = lambda *given: given  # as the Liger plugin does, after the rewrite
+ax_recipe_events.EventsPlugin().pre_model_load(cfg)
+found = modeling_llama.LlamaAttention.forward.__globals__["apply_rotary_pos_emb"]
+sys.exit(found is not fused)
+"""
+
+
+def test_liger_s_rotary_embedding_reaches_the_attention_that_axolotl_rewrote(place: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(assets.probe("plugin")), "AXOLOTL_DO_NOT_TRACK": "1"}
+    subprocess.run([_program("python"), "-c", ROPE, place / "untrained"], env=environment, check=True)

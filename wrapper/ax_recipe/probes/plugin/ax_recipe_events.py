@@ -13,6 +13,7 @@ import json
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -76,9 +77,11 @@ class EventsPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl is absent from 
         self.sink = Sink(path)
         self.sink.write("registered", pid=os.getpid(), versions=_versions())
 
-    def pre_model_load(self, _cfg: Any) -> None:
+    def pre_model_load(self, cfg: Any) -> None:
         """Weights are about to be read."""
         self.sink.write("phase", name="loading", exact=True)
+        if cfg.liger_rope and (cfg.lora_qkv_kernel or cfg.lora_o_kernel):
+            _let_liger_rope_through(cfg)
 
     def post_model_load(self, _cfg: Any, model: Any) -> None:
         """Count the parameters; bitsandbytes packs two 4-bit weights into one element."""
@@ -106,6 +109,20 @@ class EventsPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl is absent from 
     def post_train_unload(self, _cfg: Any) -> None:
         """Everything is saved."""
         self.sink.write("phase", name="finished", exact=True)
+
+
+def _let_liger_rope_through(cfg: Any) -> None:
+    """Make `liger_rope` act beside Axolotl's LoRA attention kernels; called after the Liger plugin, which comes first.
+
+    Axolotl (0.19) rewrites the attention with the rotary embedding that it finds, then lets Liger put a faster one into
+    the model's module, where the rewritten attention no longer looks.
+    """
+    from axolotl.monkeypatch import lora_kernels
+
+    attention = lora_kernels.get_attention_cls_from_config(cfg)
+    fused = getattr(sys.modules[attention.__module__], "apply_rotary_pos_emb", None)
+    if fused is not None and hasattr(lora_kernels, "apply_rotary_pos_emb"):
+        lora_kernels.apply_rotary_pos_emb = fused
 
 
 def _save_small_data_here() -> None:
