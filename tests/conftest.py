@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -70,7 +71,9 @@ def fake_axolotl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program = (ROOT / "tests/bin/axolotl").read_text(encoding="utf-8").split("\n", 1)[1]
     (environment / "bin/axolotl").write_text(f"#!{sys.executable}\n{program}", encoding="utf-8")
     (environment / "bin/axolotl").chmod(0o755)
-    (environment / "bin/python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n', encoding="utf-8")
+    # Its Axolotl takes every config.
+    valid = """case "$1" in */validate.py) echo '{"errors": [], "warnings": []}'; exit;; esac"""
+    (environment / "bin/python").write_text(f'#!/bin/sh\n{valid}\nexec {sys.executable} "$@"\n', encoding="utf-8")
     (environment / "bin/python").chmod(0o755)
     monkeypatch.setenv("AX_RECIPE_AXOLOTL", str(environment))
     return environment
@@ -80,7 +83,9 @@ def fake_axolotl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def small_recipe(tmp_path: Path) -> Path:
     """A recipe of a few local rows over a local base, for the CPU."""
     (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = {"model_type": "llama", "vocab_size": 300, **shape}
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config), encoding="utf-8")
     row = '{"messages": [{"role": "user", "content": "Ahoy?"}, {"role": "assistant", "content": "Arr."}]}\n'
     (tmp_path / "rows.jsonl").write_text(row * 8, encoding="utf-8")
     data = "[{path: rows.jsonl, type: chat_template}]"

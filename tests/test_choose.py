@@ -139,9 +139,9 @@ def test_nothing_fits_is_said_and_the_smallest_taken() -> None:
 def test_each_reason_names_the_next_best() -> None:
     origins = planned("pirate", "1xH200-141GB").train.origins
     assert "next best, 2 rows x 16 passes" in origins["gradient_accumulation_steps"].reason
-    assert "next best, 32 rows x 1 pass, gradient_checkpointing: true" in origins["gradient_checkpointing"].reason
+    assert "next best, 32 rows x 1 pass, checkpointing" in origins["gradient_checkpointing"].reason
     small = planned("pirate", "1xRTX4090-24GB").train.origins
-    assert "gradient_checkpointing: false: will not fit" in small["gradient_checkpointing"].reason
+    assert "no checkpointing: will not fit" in small["gradient_checkpointing"].reason
 
 
 def test_the_next_best_answers_otherwise() -> None:

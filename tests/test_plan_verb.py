@@ -13,7 +13,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from ax_recipe import forecast, recipe
+from ax_recipe import forecast, hardware, recipe
 from ax_recipe.architecture import from_config
 from ax_recipe.hardware import parse
 from ax_recipe.view import plan as view
@@ -71,6 +71,21 @@ def test_every_bundled_recipe_is_planned(invoke: Invoke, name: str) -> None:
     assert found["steps"] > 0
     assert found["fits"] in {True, None}
     assert planned(invoke, name, "--gpus", "1xH100-80GB")["fits"] is True
+
+
+def test_another_length_is_planned_anew(invoke: Invoke) -> None:
+    """Longer rows are no longer of the shorter ones' choice."""
+    usual, long = planned(invoke, "pirate"), planned(invoke, "pirate", "--seq", "32768")
+    assert usual["yaml"]["gradient_checkpointing"] is False
+    assert (long["yaml"]["sequence_len"], long["yaml"]["gradient_checkpointing"]) == (32768, True)
+    assert long["fits"] is True
+
+
+def test_explain_says_why_and_what_came_next(invoke: Invoke) -> None:
+    text = " ".join(invoke("plan", "pirate", "--gpus", "1xH200-141GB", "--explain").stdout.split())
+    for words in ("4 rows x 8 passes x 1 = 32 a step", "next best, 2 rows x 16 passes", "ways to train, best first"):
+        assert words in text
+    assert "ways to train" not in invoke("plan", "pirate-tiny", "--explain").stdout
 
 
 def test_the_plan_of_a_recipe_is_of_what_render_prints(invoke: Invoke) -> None:
@@ -188,16 +203,31 @@ def test_ascii_terminals_get_ascii() -> None:
     assert "\n".join(shown(found_for("2xL4-24GB"), 80, ascii_only=True)).isascii()
 
 
+def test_a_run_that_will_not_fit_is_not_started_unless_forced(
+    invoke: Invoke, fake_axolotl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("liger_kernel-0.8.1", "bitsandbytes-0.50.2"):
+        (fake_axolotl / f"lib/python3.11/site-packages/{package}.dist-info").mkdir()
+    monkeypatch.setattr(hardware, "here", lambda: parse("1xT4-16GB"))
+    runs = fake_axolotl.parent / "runs"
+    refused = invoke("run", "pirate", "--set", "base=Qwen/Qwen2.5-32B", "--trust", "--runs", str(runs))
+    assert refused.exit_code == 2
+    assert "pirate will not fit" in refused.stderr
+    assert "--force starts it all the same" in refused.stderr
+    assert "will not fit (" in refused.stderr.splitlines()[0], "the plan is shown first"
+    assert not runs.exists()
+
+
 def test_no_verdict_for_the_cpu() -> None:
     assert "no verdict" in "\n".join(shown(found_for("0"), 80))
 
 
-def test_render_stays_free_of_the_forecast() -> None:
+def test_render_stays_free_of_what_looks_at_runs() -> None:
     program = (
         "import sys; from ax_recipe.cli import main\n"
         "try: main(['render', 'pirate'])\n"
         "except SystemExit: pass\n"
-        "bad = {'forecast', 'view', 'checking', 'runs'}\n"
+        "bad = {'experience', 'view', 'checking', 'runs'}\n"
         "sys.exit(bool(bad & {name.removeprefix('ax_recipe.') for name in sys.modules}))"
     )
     argv = [sys.executable, "-c", program]

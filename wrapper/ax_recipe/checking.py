@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from ax_recipe.checks import foreign, planned
 from ax_recipe.checks.subject import Subject
 from ax_recipe.document import Document
 from ax_recipe.errors import Problem, ProblemsError, RecipeError
-from ax_recipe.hardware import here, parse, target
+from ax_recipe.hardware import Hardware, target
+from ax_recipe.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +64,37 @@ def slow(checked: Checked) -> list[Problem]:
     return list(dict.fromkeys(problem for subject in checked.subjects for problem in _asked(subject, checked.problems)))
 
 
+def ask_before(plan: Plan, axolotl: Axolotl, say: Callable[[str], None]) -> None:
+    """Stop a run that Axolotl's own validation refuses, minutes before Axolotl would.
+
+    A bundled recipe as it came is not asked about: tests have, for every kind of hardware, and the seconds that it
+    takes would be lost on each machine. Any other is asked about once, and the answer is remembered.
+
+    :raises ProblemsError: with what it refuses.
+    """
+    if plan.recipe.file in recipes.bundled() and not plan.recipe.changes:
+        return
+    subjects = list(planned.subjects(plan, axolotl))
+    if not all(validation.is_known(*_question(subject), axolotl) for subject in subjects):
+        say(f"asking Axolotl {axolotl.version} whether it takes this config ...")
+    found = [problem for subject in subjects for problem in _asked(subject, ())]
+    preparing.refuse_problems([problem for problem in found if problem.severity == "error"])
+
+
+def _question(subject: Subject) -> tuple[Mapping[str, Any], Hardware]:
+    """What Axolotl is asked: where a run writes is its own affair, and would make each run another question."""
+    keys = {**foreign.without_plugins(subject.keys)}
+    for name in ("output_dir", "dataset_prepared_path"):
+        if isinstance(keys.get(name), str) and keys[name]:
+            keys[name] = f"./{name}"
+    return keys, subject.hardware
+
+
 def _asked(subject: Subject, known: Sequence[Problem]) -> Iterator[Problem]:
     if subject.axolotl is None:
         return
     known_keys = {problem.key for problem in known if problem.key}
-    for saying in validation.ask(foreign.without_plugins(subject.keys), subject.hardware, subject.axolotl):
+    for saying in validation.ask(*_question(subject), subject.axolotl):
         code = "AX050" if saying.severity == "error" else "AX051"
         message = " ".join(saying.message.split())
         problem = subject.problem(code, saying.key, message, None, saying.severity)
@@ -103,8 +130,7 @@ def _of_recipe(
     name: str, gpus: str | None, axolotl: Axolotl | None, changes: Sequence[str]
 ) -> Iterator[tuple[Subject, list[Problem]]]:
     recipe = recipes.load(name, changes)
-    wanted = preparing.wanted_hardware(recipe)
-    hardware = here() if gpus == "auto" else parse(gpus, wanted.kind) if gpus else wanted
+    hardware = preparing.hardware_for(recipe, gpus)
     base = preparing.base_folder(recipe, axolotl)
     try:
         plan = plans.make(recipe, hardware, f"./outputs/{recipe.name}", "last_run_prepared", str(base))

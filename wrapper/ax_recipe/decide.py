@@ -21,7 +21,7 @@ _LAYOUTS = frozenset(["fsdp", "fsdp_config", "fsdp_version", "deepspeed", "tenso
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One Axolotl key, its value and why; ``source``: ``recipe`` where that says it, else ``hardware`` or ``default``."""
+    """One Axolotl key, its value and why; ``source``: ``recipe`` if it says it, else ``hardware`` or ``default``."""
 
     key: str
     value: Any
@@ -123,8 +123,11 @@ def _kernels(wish: Wish, hardware: Hardware) -> Iterator[Decision]:
     yield _attention(hardware.kind)
     paired = "rl" in wish.keys
     if not paired:  # Axolotl 0.19 has not tried them on pairs
+        joined = wish.shape is not None and wish.shape.kind == "phi3"
         reason = "fused LoRA kernels: faster and smaller"
-        yield from (Decision(name, hardware.kind.has_bf16, reason) for name in kernels)
+        if joined:
+            reason = "queries, keys and values are one matrix, and Axolotl 0.19's LoRA kernels fail on it"
+        yield from (Decision(name, hardware.kind.has_bf16 and not joined, reason) for name in kernels)
     reason = "fused kernels and loss: the logits of a 128k vocabulary never exist in memory"
     yield Decision("plugins", [LIGER], reason)
     yield from (Decision(f"liger_{part}", True, reason) for part in ("rope", "rms_norm", "glu_activation"))
@@ -193,7 +196,9 @@ def _questions(wish: Wish, hardware: Hardware, shape: Shape) -> dict[str, list[O
 
 
 def _options(key: str, values: list[Any], raw: Mapping[str, Any]) -> list[Option]:
-    return [Option(f"{key}: {value}".lower(), {key: value}) for value in ([raw[key]] if key in raw else values)]
+    found = [raw[key]] if key in raw else values
+    words = {False: "no checkpointing", True: "checkpointing"} if key == CHECKPOINTING else {}
+    return [Option(words.get(value, str(value)), {key: value}) for value in found]
 
 
 def _splits(wish: Wish, hardware: Hardware) -> list[Option]:
@@ -211,7 +216,7 @@ def _layouts(wish: Wish, hardware: Hardware, shape: Shape) -> Iterator[Option]:
     optimizer = str(wish.raw.get(OPTIMIZER) or wish.train.optimizer or _FULL_PRECISION)
     keys = choose.spread(shape, wish.method)
     if hardware.count > 1 and keys and not _LAYOUTS & wish.raw.keys() and optimizer.startswith("adamw_torch"):
-        yield Option("spread over the GPUs (FSDP 2)", keys)
+        yield Option("spread by FSDP 2", keys)
 
 
 def _chosen(wish: Wish, choice: Choice) -> Iterator[Decision]:

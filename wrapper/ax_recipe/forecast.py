@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ax_recipe import architecture, memory, preparing, schema, timing
-from ax_recipe import document as documents
-from ax_recipe import plan as plans
-from ax_recipe import recipe as recipes
+from ax_recipe import architecture, memory, timing
 from ax_recipe.architecture import Shape
-from ax_recipe.axolotl import Axolotl
-from ax_recipe.axolotl import schema as axolotl_schema
+from ax_recipe.choose import Choice
 from ax_recipe.errors import RecipeError
-from ax_recipe.hardware import Hardware, here, parse, target
+from ax_recipe.hardware import Hardware
 from ax_recipe.memory import UNKNOWN, WILL_NOT_FIT, Memory, judge
 from ax_recipe.settings import LIGER, Settings, resolve
 from ax_recipe.timing import Timing
@@ -34,8 +32,26 @@ class Lever:
 
 
 @dataclass(frozen=True, slots=True)
+class Experience:
+    """How good forecasts have been: the median of foretold over measured, less one, over so many ``runs`` here.
+
+    ``run`` is the newest one of the very same plan on the same hardware, and ``step_seconds`` what its step took.
+    """
+
+    runs: int
+    active_off: float | None
+    step_off: float | None
+    run: str | None
+    step_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Forecast:
-    """All that a plan says. ``keys`` are the Axolotl keys it is about."""
+    """All that a plan says. ``keys`` are the Axolotl keys it is about.
+
+    ``choice`` and ``reasons`` (by key) say how a recipe's open keys were decided; ``experience``, what runs here
+    measured.
+    """
 
     name: str
     hardware: Hardware
@@ -47,44 +63,14 @@ class Forecast:
     levers: Sequence[Lever]
     timing: Timing
     price: float | None
+    choice: Choice | None = None
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    experience: Experience | None = None
 
     @property
     def card_gib(self) -> float | None:
         """The memory of one GPU; None for the CPU."""
         return self.hardware.kind.memory_gib if self.hardware.kind else None
-
-
-def of_file(
-    name: str,
-    gpus: str | None,
-    axolotl: Axolotl | None,
-    changes: Sequence[str] = (),
-    sequence_len: int | None = None,
-    price: float | None = None,
-) -> Forecast:
-    """Foretell a recipe (by name or file) or a raw Axolotl YAML: the latter has ``base_model``, a recipe ``base``.
-
-    :param gpus: ``4xH200-141GB``, a number, ``auto`` for this machine's, or None for those of the recipe.
-    :raises RecipeError: the file, the hardware or the model's config.json is wrong.
-    :raises MissingError: the model's shape is not known here.
-    """
-    path = Path(name).expanduser()
-    if path.suffix in {".yaml", ".yml"} and path.is_file():
-        document = documents.read(path)
-        if "base_model" in document.value:
-            if changes:
-                raise RecipeError("--set changes a recipe, and this is an Axolotl YAML", "change the file itself")
-            preparing.refuse_problems(schema.check(document, axolotl_schema(axolotl)["schema"]))
-            keys = _changed(document.value, sequence_len)
-            return foretell(path.stem, keys, target(gpus), path.parent, price=price)
-    recipe = recipes.load(name, changes)
-    hardware = _hardware(gpus) or preparing.wanted_hardware(recipe)
-    base = preparing.base_folder(recipe, axolotl)
-    plan = plans.make(recipe, hardware, f"./outputs/{recipe.name}", "last_run_prepared", str(base))
-    preparing.refuse_problems(preparing.problems(plan, axolotl))
-    folder = recipe.file.resolve().parent
-    keys = _changed(plan.train.values, sequence_len)
-    return foretell(recipe.name, keys, hardware, folder, shape=plans.shape_of(recipe), price=price)
 
 
 def foretell(
@@ -118,19 +104,52 @@ def foretell(
     )
 
 
-def _changed(keys: Mapping[str, Any], sequence_len: int | None) -> Mapping[str, Any]:
-    return {**keys, "sequence_len": sequence_len} if sequence_len else keys
-
-
-def _hardware(gpus: str | None) -> Hardware | None:
-    if gpus == "auto":
-        return here()
-    return parse(gpus) if gpus else None
-
-
 def _shape(base: str, folder: Path) -> Shape:
     local = Path(base).expanduser() / "config.json"
     return architecture.find(base) if local.is_file() else architecture.find(base, folder)
+
+
+def refuse(forecast: Forecast | None) -> None:
+    """Stop where a training will not fit; one that cannot be foretold may try.
+
+    :raises RecipeError: it will not; names what frees most.
+    """
+    if forecast is None or forecast.verdict != WILL_NOT_FIT:
+        return
+    most = f"; {forecast.levers[0].change} frees {forecast.levers[0].frees_gib:.1f} GiB" if forecast.levers else ""
+    raise RecipeError(
+        f"{forecast.name} will not fit: {forecast.memory.card_gib:.1f} of {forecast.card_gib or 0:.1f} GiB on each GPU",
+        f"--force starts it all the same{most}",
+    )
+
+
+def fingerprint(forecast: Forecast) -> str:
+    """The same for two trainings that take the same memory and the same time for a step."""
+    dimensions = {**asdict(forecast.shape), "name": ""}
+    how = (forecast.keys.get("attn_implementation"), forecast.keys.get("torch_compile"), str(forecast.hardware))
+    whole = json.dumps([asdict(forecast.settings), dimensions, how], sort_keys=True, default=str)
+    return hashlib.sha256(whole.encode()).hexdigest()[:16]
+
+
+def record(forecast: Forecast) -> dict[str, Any]:
+    """What a run writes down before it starts, to be held against what it measures."""
+    memory_known = forecast.hardware.kind is not None and not forecast.shape.outside
+    return {
+        "fingerprint": fingerprint(forecast),
+        "active_gib": round(forecast.memory.active_gib, 3) if memory_known else None,
+        "reserved_gib": round(forecast.memory.reserved_gib, 3) if memory_known else None,
+        "step_seconds": round(forecast.timing.tokens_per_step / forecast.timing.tokens_per_second, 4),
+    }
+
+
+def with_experience(forecast: Forecast, experience: Experience | None) -> Forecast:
+    """The same forecast, with the time of a step as it was measured where this very plan has run here."""
+    changed = replace(forecast, experience=experience)
+    if experience is None or experience.step_seconds is None:
+        return changed
+    source = f"{experience.step_seconds:.3g} s a step, as {experience.run} measured it"
+    timed = timing.measured(forecast.timing, experience.step_seconds, source, forecast.hardware, forecast.price)
+    return replace(changed, timing=timed)
 
 
 def _levers(
@@ -199,5 +218,7 @@ def as_json(forecast: Forecast) -> dict[str, Any]:
         "cost": None if forecast.timing.cost is None else round(forecast.timing.cost, 2),
         "assumed": list(forecast.timing.assumed),
         "hardware": str(forecast.hardware),
+        "experience": asdict(forecast.experience) if forecast.experience else None,
+        "reasons": dict(forecast.reasons),
         "yaml": dict(forecast.keys),
     }

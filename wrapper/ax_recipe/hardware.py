@@ -57,6 +57,7 @@ class Hardware:
 
 
 CPU = Hardware(0, None)
+_SAME_MEMORY = 0.03  # what drivers keep for themselves differs a little
 # What a plan and a check are for where nobody says and no GPU is here.
 RECENT = Hardware(1, KINDS["H100-80GB"])
 
@@ -96,8 +97,16 @@ def here() -> Hardware:
         return CPU
     major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handles[0])
     memory = int(pynvml.nvmlDeviceGetMemoryInfo(handles[0]).total) / 2**30
-    name = str(pynvml.nvmlDeviceGetName(handles[0])).removeprefix("NVIDIA ")
-    return Hardware(min(count, len(handles)), GpuKind(name, memory, 10 * int(major) + int(minor)))
+    name = str(pynvml.nvmlDeviceGetName(handles[0]))
+    return Hardware(min(count, len(handles)), named(name, memory, 10 * int(major) + int(minor)))
+
+
+def named(name: str, memory_gib: float, compute_capability: int) -> GpuKind:
+    """The GPU that the driver calls ``name``, under its name in ``KINDS`` where it is one of them."""
+    letters = name.replace(" ", "").upper()
+    known = (kind for kind in _KINDS if kind.name.partition("-")[0].upper() in letters)
+    near = (kind.name for kind in known if abs(kind.memory_gib / memory_gib - 1) < _SAME_MEMORY)
+    return GpuKind(next(near, name.removeprefix("NVIDIA ")), memory_gib, compute_capability)
 
 
 def target(gpus: str | None) -> Hardware:

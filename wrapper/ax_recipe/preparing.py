@@ -10,15 +10,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ax_recipe import disk, rundir, schema, stages
+from ax_recipe import disk, forecast, rundir, schema, stages
 from ax_recipe import plan as plans
 from ax_recipe import recipe as recipes
 from ax_recipe.axolotl import Axolotl, cache_folder
 from ax_recipe.axolotl import schema as axolotl_schema
 from ax_recipe.disk import Need
 from ax_recipe.document import Document, Keys
-from ax_recipe.errors import Problem, ProblemsError
-from ax_recipe.hardware import Hardware, parse
+from ax_recipe.errors import MissingError, Problem, ProblemsError
+from ax_recipe.forecast import Forecast
+from ax_recipe.hardware import Hardware, here, parse
 from ax_recipe.plan import Config, Plan
 from ax_recipe.recipe import Recipe, Scratch
 from ax_recipe.render import render
@@ -27,12 +28,16 @@ from ax_recipe.rundir import RunDir, RunState, StageRecord
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A run that could start: the files of its folder, among them plan.json (``orders``)."""
+    """A run that could start: the files of its folder, among them plan.json (``orders``).
+
+    ``forecast`` is what its fine-tune will take, None where its base's shape is not known here.
+    """
 
     run: RunDir
     files: dict[str, str]
     orders: dict[str, Any]
     plan: Plan
+    forecast: Forecast | None
 
 
 def wanted_hardware(recipe: Recipe) -> Hardware:
@@ -40,13 +45,40 @@ def wanted_hardware(recipe: Recipe) -> Hardware:
     return parse(1 if recipe.gpus is None else recipe.gpus)
 
 
+def hardware_for(recipe: Recipe, gpus: str | None) -> Hardware:
+    """What a recipe is looked at for: ``gpus`` as asked (of its own kind where only a number is), ``auto`` for here."""
+    wanted = wanted_hardware(recipe)
+    if gpus == "auto":
+        return here()
+    return parse(gpus, wanted.kind) if gpus else wanted
+
+
+def foretold(plan: Plan, price: float | None = None) -> Forecast:
+    """What the plan's fine-tune will take.
+
+    :raises MissingError: the base's shape is not known here.
+    """
+    recipe = plan.recipe
+    reasons = {key: origin.reason for key, origin in plan.train.origins.items() if origin.source == "hardware"}
+    folder = recipe.file.resolve().parent
+    shape = plans.shape_of(recipe)
+    found = forecast.foretell(recipe.name, plan.train.values, plan.hardware, folder, shape=shape, price=price)
+    return replace(found, choice=plan.choice, reasons=reasons)
+
+
+def _foretold_if_known(plan: Plan) -> Forecast | None:
+    try:
+        return foretold(plan)
+    except MissingError:
+        return None
+
+
 def for_print(recipe: Recipe, gpus: str | None, axolotl: Axolotl | None) -> Plan:
     """The plan whose YAML a person reads or trains by hand: for the given GPUs, which need not be here.
 
     :raises ProblemsError: a key or value that Axolotl does not know.
     """
-    wanted = wanted_hardware(recipe)
-    hardware = parse(gpus, wanted.kind) if gpus else wanted
+    hardware = hardware_for(recipe, gpus)
     base = base_folder(recipe, axolotl)
     plan = plans.make(recipe, hardware, f"./outputs/{recipe.name}", "last_run_prepared", str(base))
     refuse_problems(problems(plan, axolotl))
@@ -75,6 +107,8 @@ def for_run(recipe: Recipe, hardware: Hardware, axolotl: Axolotl, runs: Path, te
     refuse_problems(problems(plan, axolotl))
     its_stages = stages.make(plan, run, axolotl)
     orders = stages.orders(plan, run, axolotl, base, its_stages)
+    found = _foretold_if_known(plan)
+    orders["foretold"] = forecast.record(found) if found else None
     state = RunState(recipe.name, tuple(StageRecord(stage.name) for stage in its_stages))
     files = {
         run.recipe.name: recipe.file.read_text(encoding="utf-8") if text is None else text,
@@ -84,7 +118,7 @@ def for_run(recipe: Recipe, hardware: Hardware, axolotl: Axolotl, runs: Path, te
     }
     if plan.base:
         files[run.base_yaml.name] = render(plan.base, f"{recipe.name}'s base", "the CPU")
-    return Prepared(run, files, orders, plan)
+    return Prepared(run, files, orders, plan, found)
 
 
 def base_folder(recipe: Recipe, axolotl: Axolotl | None) -> Path:

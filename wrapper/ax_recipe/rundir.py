@@ -80,6 +80,7 @@ class RunDir:
         self.events = path / "events.jsonl"  # the exact events of training, by our plugin
         self.base_events = path / "base-events.jsonl"  # those of pre-training
         self.stop_file = path / "stop"  # its presence asks training to save and stop
+        self.measured = path / "measured.json"  # what training took, beside what was foretold
         self.output = path / "output"  # Axolotl's output_dir: adapter, checkpoints, merged
         self.modelfile = path / "Modelfile"
         self.deployed = path / "deployed.json"  # the model's name in Ollama, the server, and what the proof said

@@ -136,7 +136,7 @@ def estimate(
 
     :param data: what `measure` found, or None to assume rows of a usual size.
     """
-    assumed = [f"time within {ERROR:.0%}"]
+    assumed = [f"within {ERROR:.0%}"]
     if data is None:
         data = Data(ASSUMED_ROWS, ASSUMED_TOKENS, settings.slots // settings.micro_batch, "assumed")
         assumed.append(f"{ASSUMED_ROWS:,} rows of {ASSUMED_TOKENS} tokens, for the data cannot be counted here")
@@ -146,9 +146,22 @@ def estimate(
     per_micro = _micro_batch_tokens(settings, keys, data)
     tokens_per_step = round(per_micro * settings.accumulation * settings.gpus)
     speed = settings.gpus * per_micro / seconds_of(shape, settings, hardware, per_micro)
+    return _whole(steps, tokens_per_step, speed, hardware, price, tuple(assumed))
+
+
+def measured(timing: Timing, step_seconds: float, source: str, hardware: Hardware, price: float | None) -> Timing:
+    """The same steps at a pace that was measured; ``source`` says where."""
+    speed = timing.tokens_per_step / step_seconds
+    assumed = (source, *timing.assumed[1:])
+    return _whole(timing.steps, timing.tokens_per_step, speed, hardware, price, assumed)
+
+
+def _whole(
+    steps: int, tokens_per_step: int, speed: float, hardware: Hardware, price: float | None, assumed: tuple[str, ...]
+) -> Timing:
     seconds = _START_S + steps * tokens_per_step / speed
     cost = None if price is None else price * max(1, hardware.count) * seconds / 3600
-    return Timing(steps, tokens_per_step, speed, seconds, cost, tuple(assumed))
+    return Timing(steps, tokens_per_step, speed, seconds, cost, assumed)
 
 
 def _steps(s: Settings, keys: Mapping[str, Any], data: Data) -> int:

@@ -51,16 +51,28 @@ def ask(keys: Mapping[str, Any], hardware: Hardware, axolotl: Axolotl) -> list[S
 
     :raises MissingError: the environment's python fails.
     """
-    program = assets.probe("validate.py")
-    target = json.dumps(capabilities(hardware))
-    text = yaml.safe_dump(dict(keys), sort_keys=True, allow_unicode=True)
-    content = "\0".join((text, target, axolotl.version, str(axolotl.command), program.read_text(encoding="utf-8")))
-    name = hashlib.sha256(content.encode()).hexdigest()[:24]
-    folder = cache_folder() / "validated"
-    answer = folder / f"{name}.json"
+    program, target, text = assets.probe("validate.py"), json.dumps(capabilities(hardware)), _text(keys)
+    answer = _answer(keys, hardware, axolotl)
     if not answer.is_file():
         _ask(axolotl, program, text, target, answer)
     return list(_sayings(json.loads(answer.read_text(encoding="utf-8")), keys))
+
+
+def is_known(keys: Mapping[str, Any], hardware: Hardware, axolotl: Axolotl) -> bool:
+    """Whether :func:`ask` would answer from memory."""
+    return _answer(keys, hardware, axolotl).is_file()
+
+
+def _text(keys: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(keys), sort_keys=True, allow_unicode=True)
+
+
+def _answer(keys: Mapping[str, Any], hardware: Hardware, axolotl: Axolotl) -> Path:
+    """Where the answer is kept: named by all that it depends on."""
+    program = assets.probe("validate.py").read_text(encoding="utf-8")
+    asked = (_text(keys), json.dumps(capabilities(hardware)), axolotl.version, str(axolotl.command), program)
+    name = hashlib.sha256("\0".join(asked).encode()).hexdigest()[:24]
+    return cache_folder() / "validated" / f"{name}.json"
 
 
 def _ask(axolotl: Axolotl, program: Path, text: str, target: str, answer: Path) -> None:

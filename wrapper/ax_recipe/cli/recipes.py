@@ -9,6 +9,10 @@ import click
 
 from ax_recipe.cli.program import axolotl_option, example, json_option, main, recipe_options, runs_option
 
+# Those of writing.GOALS, which costs too much to import for --help; a test holds them together.
+GOALS = ("chat", "instruct", "completion", "pretrain", "preference")
+NEW_EXAMPLE = "--base Qwen/Qwen3-4B --data rows.jsonl --gpus 1xRTX4090-24GB"
+
 
 @main.command("list", epilog=example("ax-recipe list"))
 @json_option
@@ -38,15 +42,55 @@ def show(name: str, as_json: bool) -> None:
     )
 
 
-@main.command(epilog=example("ax-recipe new mine --from pirate"))
-@click.argument("name")
-@click.option("--from", "source", required=True, metavar="RECIPE", help="The recipe to start from.")
-def new(name: str, source: str) -> None:
-    """Make a recipe of your own: a copy that you change."""
-    from ax_recipe import recipe
+@main.command(epilog=example("ax-recipe new", f"ax-recipe new mine {NEW_EXAMPLE}", "ax-recipe new mine --from pirate"))
+@click.argument("name", required=False, metavar="[NEW]")
+@click.option("--from", "source", metavar="RECIPE", help="Copy this recipe, and ask nothing.")
+@click.option("--base", metavar="MODEL", help="The model to start from: a folder, or a hub id.")
+@click.option("--data", metavar="DATA", help="What to learn from: a file or folder of rows, or a hub id.")
+@click.option("--goal", type=click.Choice(GOALS), help="What for; by the data's form when left out.")
+@click.option("--gpus", metavar="N", help="The hardware: 4xA100-80GB, 1, or 0 for the CPU; this machine's when left out.")
+@click.option("--name", "named", metavar="NEW", help="The new recipe's name, as the argument says it, too.")
+@click.option("--ollama/--no-ollama", default=None, help="Whether the model is to answer in Ollama (it is).")
+@axolotl_option
+def new(
+    name: str | None,
+    source: str | None,
+    base: str | None,
+    data: str | None,
+    goal: str | None,
+    gpus: str | None,
+    named: str | None,
+    ollama: bool | None,
+    axolotl: str | None,
+) -> int:
+    """Make a recipe of your own: by at most six questions, each also an option, or by a copy."""
+    from ax_recipe import axolotl as environment
+    from ax_recipe import checking, writing
+    from ax_recipe.cli import asking
 
-    target = recipe.own(source, name)
-    click.echo(f"{target}: yours now. Next: ax-recipe render {target}")
+    if source:
+        written = writing.copy(source, asking.given(name or named, "a name for the copy"))
+    else:
+        answers = asking.ask(name or named, base, data, goal, gpus, ollama)
+        written = writing.write(answers)
+    checked = checking.quick(str(written.file), None, environment.find_if_any(axolotl))
+    for line in (*checked.problems, *written.notes):
+        click.echo(str(line), err=True)
+    click.echo(f"{written.file}: yours now. {checking.summary(checked.problems)}. Next: ax-recipe plan {written.file}")
+    return 2 if checked.wrong else 0
+
+
+@main.command(epilog=example("ax-recipe schema", "ax-recipe schema --out recipe.schema.json"))
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it to this file.")
+def schema(out: Path | None) -> None:
+    """Print the JSON Schema of recipes: what an editor needs to complete and check them."""
+    from ax_recipe import recipe, rundir
+
+    if out:
+        rundir.write(out, recipe.schema_text())
+        click.echo(f"{out}: written; a recipe's first line names it: # yaml-language-server: $schema={out}", err=True)
+    else:
+        click.echo(recipe.schema_text(), nl=False)
 
 
 @main.command(epilog=example("ax-recipe check pirate --gpus 4xA100-80GB", "ax-recipe check axolotl.yml --json"))
@@ -125,12 +169,16 @@ def data(name: str, as_json: bool, gpus: str | None, changes: tuple[str, ...], a
 @click.argument("name", metavar="NAME|FILE")
 @click.option("--seq", "sequence_len", type=click.IntRange(min=1), metavar="N", help="Another sequence_len, in tokens.")
 @click.option("--price", type=click.FloatRange(min=0), metavar="X", help="What one GPU costs an hour, for the cost.")
+@click.option("--explain", is_flag=True, help="Say why each open key is as it is, and what came next.")
+@runs_option
 @json_option
 @recipe_options
 def plan(
     name: str,
     sequence_len: int | None,
     price: float | None,
+    explain: bool,
+    runs: str | None,
     as_json: bool,
     gpus: str | None,
     changes: tuple[str, ...],
@@ -138,15 +186,18 @@ def plan(
 ) -> None:
     """Foretell memory, time and cost of a recipe or an Axolotl YAML; --gpus auto is this machine."""
     from ax_recipe import axolotl as environment
-    from ax_recipe import forecast
+    from ax_recipe import experience, forecast, planning, rundir
 
-    found = forecast.of_file(name, gpus, environment.find_if_any(axolotl), changes, sequence_len, price)
+    found = planning.of_file(name, gpus, environment.find_if_any(axolotl), changes, sequence_len, price)
+    found = forecast.with_experience(found, experience.of(found, rundir.root(runs)))
     if as_json:
         click.echo(json.dumps(forecast.as_json(found), indent=1))
         return
     from ax_recipe.view import plan as view
 
     view.show(found)
+    if explain:
+        view.explained(found)
 
 
 @main.command(epilog=example("ax-recipe render pirate --gpus 1 --set lora.r=16", "ax-recipe render pirate --explain"))

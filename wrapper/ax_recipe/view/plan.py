@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import fields
 
@@ -9,13 +10,14 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ax_recipe.choose import Choice
 from ax_recipe.forecast import Forecast
 from ax_recipe.memory import FITS, TIGHT, WILL_NOT_FIT, Parts
-from ax_recipe.timing import ERROR
 from ax_recipe.view.figures import clean, duration
 from ax_recipe.view.row import style
 
 _BADGES = {FITS: "OK", TIGHT: "WATCH", WILL_NOT_FIT: "STOP"}
+_WAYS = 7  # shown beside the best
 _WORDS = {"buckets": "communication", "cached": "allocator", "context": "CUDA"}
 
 
@@ -25,14 +27,59 @@ def show(forecast: Forecast, console: Console | None = None) -> None:
     console.print(picture(forecast, console.width, ascii_only=not console.encoding.lower().startswith("utf")))
 
 
+def brief(forecast: Forecast, console: Console | None = None) -> None:
+    """Print what a run will take, in a few lines: its verdict, the memory of one GPU, its time."""
+    console = console or Console(highlight=False, stderr=True)
+    ascii_only = not console.encoding.lower().startswith("utf")
+    lines: list[RenderableType] = [_headline(forecast)]
+    if forecast.hardware.kind:
+        lines.append(_bars(forecast, console.width, ascii_only))
+    console.print(Group(*lines, next(_times(forecast)), *_notes(forecast)))
+
+
+def explained(forecast: Forecast, console: Console | None = None) -> None:
+    """Print why each open key is as it is, and the ways to train that came next."""
+    console = console or Console(highlight=False)
+    table = Table.grid(padding=(0, 1))
+    table.add_column(no_wrap=True)
+    for key, reason in forecast.reasons.items():
+        value = forecast.keys.get(key)
+        short = "" if isinstance(value, dict | list) else f": {json.dumps(value)}"
+        table.add_row(clean(f"{key}{short}"), Text(reason, style("label")))
+    console.print(Group(Text(), Text("decided by the hardware", style("title")), table))
+    if forecast.choice:
+        console.print(Group(Text(), Text("ways to train, best first", style("title")), _ways(forecast.choice)))
+
+
+def _ways(choice: Choice) -> Table:
+    table = Table.grid(padding=(0, 1))
+    for each in (choice.best, *choice.others[:_WAYS]):
+        badge = (each.verdict, style(_BADGES.get(each.verdict, "strong")))
+        speed = Text(f"{each.tokens_per_second:,.0f} tokens/s", justify="right")
+        table.add_row(speed, Text(f"{each.memory.card_gib:.1f} GiB", justify="right"), Text.assemble(badge), str(each))
+    return table
+
+
+def _notes(forecast: Forecast) -> Iterator[Text]:
+    if forecast.memory.outside:
+        yield Text(f"outside the validated model: {', '.join(forecast.memory.outside)}", style("WATCH"))
+    found = forecast.experience
+    if found:
+        said = [
+            f"{word} {off:+.1%}"
+            for word, off in (("active", found.active_off), ("step time", found.step_off))
+            if off is not None
+        ]
+        plural = "s" if found.runs > 1 else ""
+        yield Text(f"on this machine: {found.runs} run{plural}, foretold {', '.join(said) or 'nothing measured'}")
+
+
 def picture(forecast: Forecast, width: int, *, ascii_only: bool = False) -> RenderableType:
     """The forecast as lines of at most ``width`` cells. Pure."""
     blocks: list[RenderableType] = [_headline(forecast), _about(forecast), Text(), _bars(forecast, width, ascii_only)]
     if forecast.levers:
         blocks += [Text(), _levers(forecast)]
-    blocks += [Text(), *_times(forecast)]
-    if forecast.memory.outside:
-        blocks += [Text(), Text(f"outside the validated model: {', '.join(forecast.memory.outside)}", style("WATCH"))]
+    blocks += [Text(), *_times(forecast), *_notes(forecast)]
     return Group(*blocks)
 
 
@@ -102,6 +149,6 @@ def _times(forecast: Forecast) -> Iterator[Text]:
     cost = "" if t.cost is None else f", {t.cost:,.2f} at {forecast.price:g} an hour and GPU"
     yield Text(
         f"{t.steps:,} steps of {t.tokens_per_step:,} tokens, {t.tokens_per_second:,.0f} tokens/s: "
-        f"{duration(t.seconds)} (within {ERROR:.0%}){cost}"
+        f"{duration(t.seconds)} ({t.assumed[0]}){cost}"
     )
     yield Text(f"assumed: {'; '.join(t.assumed[1:])}", style("label"))
