@@ -20,7 +20,7 @@ PIPE = (
     "render", "seal", "rundir", "stages", "preparing", "planning",
     "observe", "experience", "diagnose", "ship", "data", "checks", "trust", "validation", "checking", "survey", "evaluation", "outcomes", "environment",
     "policy", "belonging", "checkpoints", "watching", "recovery", "proof", "footing", "failing", "attempts", "work", "runner",
-    "feed", "runs", "topics", "story", "families", "explaining", "view", "attend", "advise", "reproducing", "shipping", "evaluating", "sweep", "doctor", "talk", "cli",
+    "feed", "runs", "topics", "story", "sweep", "families", "explaining", "view", "attend", "advise", "reproducing", "shipping", "evaluating", "doctor", "talk", "cli",
     "__main__",
 )  # fmt: skip
 TRAINER = {"axolotl", "torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import time
 from types import FrameType
@@ -11,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ax_recipe import runs
 from ax_recipe.feed import Feed
 from ax_recipe.observe import events
 from ax_recipe.observe.alerts import Band
@@ -64,14 +64,14 @@ def _terminated(number: int, _frame: FrameType | None) -> None:
 
 def _see_off(run: RunDir, feed: Feed, console: Console) -> None:
     """Stop the run and wait until it has; to be asked once more hurries it."""
-    stop(run)
+    runs.stop(run)
     console.print("It saves a checkpoint and stops. Ctrl-C once more hurries it, and may cost the checkpoint.")
     while True:
         try:
             while feed.poll():
                 time.sleep(POLL_S)
         except (KeyboardInterrupt, SystemExit):
-            stop(run)
+            runs.stop(run)
         else:
             return
 
@@ -105,18 +105,6 @@ def _asked(console: Console) -> str:
         return "stop" if input().strip().lower().startswith("s") else "detached"
     except (EOFError, KeyboardInterrupt):
         return "stop"
-
-
-def stop(run: RunDir) -> bool:
-    """Ask the runner to stop: it saves a whole checkpoint first. False where none runs."""
-    holder = run.holder()
-    if holder is None:
-        return False
-    try:
-        os.kill(holder, signal.SIGTERM)
-    except ProcessLookupError:  # it has just ended
-        return False
-    return True
 
 
 def summary(run: RunDir, state: RunState) -> str:

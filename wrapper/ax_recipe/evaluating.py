@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from ax_recipe import assets, attend, evaluation, outcomes, process, runner, story
+from ax_recipe import assets, diagnose, evaluation, outcomes, process, runner, runs, story
 from ax_recipe.errors import MissingError, RecipeError, RunFailedError
 from ax_recipe.evaluation import Bar, Evaluation, Form
 from ax_recipe.rundir import RunDir, refuse_foreign, write
@@ -91,7 +91,7 @@ def _stage_again(run: RunDir, name: str) -> None:
         while run.holder() is not None:
             time.sleep(POLL_S)
     except KeyboardInterrupt:
-        attend.stop(run)
+        runs.stop(run)
         raise
     record = run.read_state().stage(name)
     if record.state != "done":
@@ -188,5 +188,5 @@ def _program(argv: Sequence[str], environment: Mapping[str, str], log: Path) -> 
         child.stop()
         raise
     if code:
-        last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:] or ["no output"]
-        raise RunFailedError(f"{Path(argv[0]).name} {argv[1]} failed: {last[0]}", f"its log: {log}")
+        why = diagnose.diagnose(log, code).message
+        raise RunFailedError(f"{Path(argv[0]).name} {Path(argv[1]).name} failed: {why}", f"its log: {log}")

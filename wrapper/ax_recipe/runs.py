@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,6 +102,18 @@ def refuse_running(run: RunDir) -> None:
     holder = run.holder()
     if holder is not None:
         raise RecipeError(f"{run.name} is running (process {holder})", f"ax-recipe stop {run.name} ends it first")
+
+
+def stop(run: RunDir) -> bool:
+    """Ask the runner to stop: it saves a whole checkpoint first. False where none runs."""
+    holder = run.holder()
+    if holder is None:
+        return False
+    try:
+        os.kill(holder, signal.SIGTERM)
+    except ProcessLookupError:  # it has just ended
+        return False
+    return True
 
 
 def remove(run: RunDir) -> None:

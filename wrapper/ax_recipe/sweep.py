@@ -19,7 +19,7 @@ from pathlib import Path
 
 import yaml
 
-from ax_recipe import attend, evaluation, intervals, preparing, recipe, rundir, runner, runs, trust
+from ax_recipe import evaluation, intervals, preparing, recipe, rundir, runner, runs, trust
 from ax_recipe.axolotl import Axolotl
 from ax_recipe.checks import all as checks
 from ax_recipe.checks import planned
@@ -236,7 +236,7 @@ class Sweep:
                 say(f"{_words(each.trial)}: {self._told(each.trial)}")
             elif self.wishes.stop_hopeless and (why := each.hopeless()):
                 self._note(each.trial, replace(each.trial, stopped=why))
-                attend.stop(each.run)
+                runs.stop(each.run)
         for devices in self.place.devices:
             trial = None if devices in going else self._next(devices, going)
             if trial:
@@ -296,7 +296,7 @@ class _Going:
 
     def hopeless(self) -> str:
         """Why its verdict is STOP, once."""
-        judged = rules.judge(self.feed.state, attend.target_of(self.run), time.time())
+        judged = rules.judge(self.feed.state, self.run.read_json(self.run.orders)["targets"]["loss"], time.time())
         if self.told or judged.severity != "STOP":
             return ""
         self.told = True
@@ -309,7 +309,7 @@ def _words(trial: Trial) -> str:
 
 def _stop_all(going: Sequence[RunDir]) -> None:
     for run in going:
-        attend.stop(run)
+        runs.stop(run)
     while any(run.holder() is not None for run in going):
         time.sleep(POLL_S)
 

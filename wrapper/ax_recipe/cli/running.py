@@ -138,10 +138,11 @@ def status(name: str | None, runs: str | None, as_json: bool) -> None:
 @runs_option
 def stop(name: str | None, runs: str | None) -> int:
     """Stop a run (the newest) after it has saved a whole checkpoint."""
-    from ax_recipe import attend, rundir
+    from ax_recipe import rundir
+    from ax_recipe import runs as all_runs
 
     found = rundir.find(rundir.root(runs), name)
-    if not attend.stop(found):
+    if not all_runs.stop(found):
         click.echo(f"{found.name} does not run", err=True)
         return 0
     click.echo(f"{found.name} saves a checkpoint and stops")
