@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ax_recipe.errors import RunFailedError
+from ax_recipe.errors import AxRecipeError
 from ax_recipe.ship import weights
 
 STATE = "trainer_state.json"
@@ -96,7 +96,7 @@ def _flaws(checkpoint: Checkpoint, ranks: int) -> Iterator[str]:
 
 
 def _state_flaws(path: Path, step: int) -> Iterator[str]:
-    """trainer_state.json is written last but for the random states."""
+    """trainer_state.json is what transformers writes last."""
     if not path.is_file():
         yield f"no {STATE} in it"
         return
@@ -117,10 +117,8 @@ def _weight_flaws(folder: Path, files: list[Path]) -> Iterator[str]:
         for path in files:
             if path.suffix == ".safetensors":
                 weights.tensors(path)
-    except RunFailedError as error:
+    except AxRecipeError as error:
         yield error.message.replace(f"{folder}/", "")
-    except ValueError:
-        yield f"{index.name} is cut short"
     for room in {path.parent for path in files if path.suffix == ".distcp"}:
         if not (room / ".metadata").is_file():  # torch writes it after all the pieces
             yield f"{room.name} has no .metadata"

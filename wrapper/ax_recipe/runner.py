@@ -1,6 +1,7 @@
 """The only loop: runs the stages of one run folder in order, in a process of its own that no terminal ends.
 
-``python -m ax_recipe.runner RUN [STAGE ...]`` goes on where proofs end, or does the named stages again.
+``python -m ax_recipe.runner RUN --until=[STAGE] [STAGE ...]`` goes on where proofs end, up to a stage, or does those
+that are named again.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class Runner:
         self.worker = Worker(run, self.orders, self.policy, self.call)
         self.hung = self.restarted = False
 
-    def go(self, again: Sequence[str] = ()) -> int:
-        """Run every stage that is not proven done, or exactly those in ``again``; give the exit code."""
+    def go(self, again: Sequence[str] = (), until: str = "") -> int:
+        """Run each stage up to ``until`` that is not proven done, or exactly those in ``again``; give the exit code."""
         signal.signal(signal.SIGTERM, self._ask_to_stop)
         signal.signal(signal.SIGINT, self._ask_to_stop)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal ends viewers
@@ -50,6 +51,8 @@ class Runner:
             why = "asked for" if stage["name"] in again else "" if again else self._due(stage["name"])
             if why and not self._do(stage, why):
                 return 130 if self.state.stage(stage["name"]).state == "interrupted" else 1
+            if stage["name"] == until:
+                break
         return 0
 
     def _ask_to_stop(self, _number: int, _frame: FrameType | None) -> None:
@@ -157,10 +160,10 @@ def by_hand(run: RunDir, name: str, work: Callable[[], Outcome]) -> Outcome:
         return outcome
 
 
-def launch(run: RunDir, again: Sequence[str] = (), told: policy.Policy | None = None) -> None:
+def launch(run: RunDir, again: Sequence[str] = (), told: policy.Policy | None = None, until: str | None = None) -> None:
     """Start the runner of ``run`` in the background, in its own session: a closed terminal does not end it.
 
-    ``told`` is kept as the run's policy.
+    It does the stages in ``again`` once more, else all up to ``until``. ``told`` is kept as the run's policy.
 
     :raises MissingError: a live runner works on this run already.
     :raises RunFailedError: the runner ended before it could take the run.
@@ -173,7 +176,7 @@ def launch(run: RunDir, again: Sequence[str] = (), told: policy.Policy | None = 
         policy.write(run, told)
     source = str(Path(__file__).resolve().parents[1])  # `python -m` must find this very ax_recipe
     # Without -P, python would first look for every module in the folder that it is started in.
-    argv = [sys.executable, "-P", "-m", "ax_recipe.runner", str(run.path), *again]
+    argv = [sys.executable, "-P", "-m", "ax_recipe.runner", str(run.path), f"--until={until or ''}", *again]
     child = process.start(argv, {"PYTHONPATH": process.path_with(source)}, run.runner_log)
     while run.holder() is None:  # a viewer that came before it would take the run for ended
         if child.wait(0.02):
@@ -197,9 +200,10 @@ def _say(text: str) -> None:
 
 def main() -> int:
     """Entry of the background process."""
-    run = RunDir(Path(sys.argv[1]))
+    _, path, until, *again = sys.argv
+    run = RunDir(Path(path))
     with run.held():
-        return Runner(run).go(sys.argv[2:])
+        return Runner(run).go(again, until.removeprefix("--until="))
 
 
 if __name__ == "__main__":

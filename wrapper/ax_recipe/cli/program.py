@@ -70,7 +70,7 @@ def policy_options(verb: Verb) -> Verb:
     """What a run may do by itself: kept in its folder, so that `resume` need not be told again."""
     options = [
         click.option("--on-oom", type=click.Choice(("stop", "retry")), help="Out of memory: stop, or try smaller."),
-        click.option("--on-hang", type=click.Choice(("wait", "restart")), help="It hangs: wait, or start it once more."),
+        click.option("--on-hang", type=click.Choice(("wait", "restart")), help="It hangs: wait, or start it anew."),
         click.option("--time-limit", metavar="TIME", help="Save a checkpoint and stop before TIME is over: 45m, 2h."),
     ]
     for option in reversed(options):
@@ -80,6 +80,9 @@ def policy_options(verb: Verb) -> Verb:
 
 axolotl_option = click.option(
     "--axolotl", metavar="PATH", help="The axolotl to use (else AX_RECIPE_AXOLOTL, else here)."
+)
+until_option = click.option(
+    "--until", type=click.Choice(STAGES), metavar="STAGE", help=f"Stop after this stage: {', '.join(STAGES)}."
 )
 runs_option = click.option("--runs", metavar="DIR", help="The folder of all runs (else AX_RECIPE_RUNS, else ./runs).")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -101,11 +104,11 @@ def main() -> None:
 
 def again(
     name: str | None, runs: str | None, stages: tuple[str, ...], as_json: bool, trust: bool = False,
-    told: Sequence[str | None] = (None, None, None),
+    told: Sequence[str | None] = (None, None, None), until: str | None = None,
 ) -> int:  # fmt: skip
     """Let a run (the newest) go on at its first stage that is not done, or do ``stages`` once more, and watch it.
 
-    ``told`` is what the policy options say.
+    ``told`` is what the policy options say, ``until`` the last stage to do.
     """
     from ax_recipe import attend, policy, rundir, runner, seal
 
@@ -113,5 +116,5 @@ def again(
     if trust:
         seal.put(found.path)
     rundir.refuse_foreign(found)
-    runner.launch(found, stages, policy.read(found).told(*told))
+    runner.launch(found, stages, policy.read(found).told(*told), until)
     return attend.attend(found, as_json=as_json)
