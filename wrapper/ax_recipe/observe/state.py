@@ -43,7 +43,7 @@ from ax_recipe.observe.schedule import expected
 from ax_recipe.observe.windows import Windows
 
 Status = Literal["running", "finished", "failed", "interrupted"]
-POINTS = 4096
+POINTS = 2048
 TAIL = 200
 LINE_CHARS = 2000  # of a line in the tail: a log may hold one of megabytes
 PACE_STEPS = 50
@@ -71,9 +71,10 @@ class Curve:
 
     def add(self, x: float, y: float) -> None:
         """Append a point; ``x`` may go back where a run was resumed."""
-        self._xs.append(x)
+        xs = self._xs
+        xs.append(x)
         self._ys.append(y)
-        if len(self._xs) >= self._size:
+        if len(xs) >= self._size:
             self._close()
 
     def move_last(self, x: float) -> None:
