@@ -104,7 +104,7 @@ def test_a_file_that_is_no_config_is_named(text: str, code: str, tmp_path: Path,
     assert code in {each["code"] for each in json.loads(result.stdout)["problems"]}
 
 
-@pytest.mark.parametrize("name", ["pirate", "pirate-lora", "pirate-small", "pirate-tiny"])
+@pytest.mark.parametrize("name", [path.stem for path in recipe.bundled()])
 def test_the_bundled_recipes_are_right(name: str) -> None:
     checked = checking.quick(name, None, None)
     assert [str(problem) for problem in checked.problems if problem.severity == "error"] == []

@@ -171,7 +171,7 @@ def _outside(config: Mapping[str, Any]) -> str | None:
         return "a mixture of experts"
     if text.get("kv_lora_rank"):
         return "multi-head latent attention"
-    if "vision_config" in config or "audio_config" in config:
+    if ("vision_config" in config or "audio_config" in config) and not _is_gemma3(config):
         return "more than text"
     if any(text.get(key) for key in _LINEAR_ATTENTION) or "linear_attention" in (text.get("layer_types") or ()):
         return "linear attention"
@@ -197,7 +197,25 @@ def _exact(shape: Shape, text: Mapping[str, Any]) -> int:
         layer += shape.q + 2 * shape.kv + shape.hidden
     if text.get("mlp_bias"):
         layer += 2 * shape.feedforward + shape.hidden
-    return _embeddings(shape) + shape.layers * layer + shape.hidden
+    return _embeddings(shape) + shape.layers * layer + shape.hidden + _eyes(text)
+
+
+def _is_gemma3(config: Mapping[str, Any]) -> bool:
+    """Whether the one thing beside text is the SigLIP tower of Gemma 3 from 4B on."""
+    return config.get("model_type") == "gemma3" and bool((config.get("vision_config") or {}).get("num_hidden_layers"))
+
+
+def _eyes(config: Mapping[str, Any]) -> int:
+    """The parameters of a SigLIP tower and of what projects its pictures to the text; 0 where there is none."""
+    tower = config.get("vision_config")
+    if not tower:
+        return 0
+    wide, high, patch = (int(tower[key]) for key in ("hidden_size", "intermediate_size", "patch_size"))
+    patches = (int(tower["image_size"]) // patch) ** 2
+    # Each layer: four square matrices and two of the feed-forward block, with biases, and two norms of two vectors.
+    layer = 4 * (wide * wide + wide) + (2 * wide * high + high + wide) + 4 * wide
+    embeddings = 3 * patch * patch * wide + wide + patches * wide
+    return embeddings + int(tower["num_hidden_layers"]) * layer + 2 * wide + wide * int(config["hidden_size"]) + wide
 
 
 def _least(shape: Shape, text: Mapping[str, Any]) -> int:

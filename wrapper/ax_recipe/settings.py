@@ -35,7 +35,9 @@ OPTIMIZERS: dict[str, tuple[float, float]] = {
     "sgd": (0, 0),
 }
 UNMEASURED = "counted, not measured"
-_MEASURED_LAYOUTS = frozenset(["single", "ddp"])
+_MEASURED_LAYOUTS = frozenset(["single", "ddp", "fsdp", "zero3"])
+# Where each row is a chosen and a rejected answer, both of which go through the model at once (trl 1.9).
+_PAIRED = ("dpo", "ipo", "orpo", "simpo")
 _EVALS = ("evals_per_epoch", "eval_steps", "eval_strategy")
 # Keys with which a training is another one than those that were measured or counted.
 _ELSEWHERE = (
@@ -101,6 +103,7 @@ def resolve(
     method = str(keys.get("adapter") or "full")
     packed = bool(keys.get("sample_packing"))
     micro = int(keys.get("micro_batch_size") or 1)
+    answers = 2 if keys.get("rl") in _PAIRED else 1
     row = _row(keys, packed, longest)
     kernels = _kernels(keys, method, hardware, shape, layout)
     loss = _loss(keys)
@@ -113,8 +116,8 @@ def resolve(
         accumulation=_accumulation(keys, micro),
         synchronised=_synchronised(keys),
         row=micro * row if packed else row,
-        slots=micro * row,
-        eval_slots=_eval_rows(keys, micro) * row,
+        slots=micro * row * answers,
+        eval_slots=_eval_rows(keys, micro) * row * answers,
         packed=packed,
         checkpointing=bool(keys.get("gradient_checkpointing")),
         mlp_kernel=kernels and keys.get("lora_mlp_kernel") is not False,
