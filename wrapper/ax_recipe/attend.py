@@ -21,6 +21,8 @@ from ax_recipe.view.plain import PlainLines
 
 # How often a run without a screen is looked at (seconds).
 POLL_S = 0.2
+# How long keys may wait while a long log is read (seconds).
+PATIENCE_S = 0.05
 MARKS = {"waiting": " ", "running": ">", "done": "x", "skipped": "-", "failed": "!", "interrupted": "!"}
 EXIT_CODES = {"finished": 0, "waiting": 0, "running": 0, "failed": 1, "interrupted": 130}
 
@@ -40,7 +42,7 @@ def attend(run: RunDir, *, as_json: bool = False, owns: bool = True) -> int:
             reason = _by_lines(feed, console, target, quiet=as_json)
         else:
             with Dashboard(feed.state, title=run.name, target_loss=target, console=console) as shown:
-                reason = shown.run(feed.poll)
+                reason = shown.run(lambda: feed.poll(PATIENCE_S), behind=lambda: feed.behind)
     except SystemExit:
         if not owns:
             raise

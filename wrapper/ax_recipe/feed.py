@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ax_recipe.rundir import RunDir, StageRecord
 _ENDED = ("done", "failed", "interrupted")
 _EXIT_CODES = {"done": 0, "failed": 1, "interrupted": 130}
 GPU_EVERY_S = 1.0
+_BREATH = 64  # lines between two looks at the clock: about a millisecond
 DISK_EVERY_S = 30.0
 
 
@@ -50,37 +52,54 @@ class Feed:
         self._seen: dict[str, int] = {}
         self._gpus_read = 0.0
         self._disk_read = 0.0
+        self._goes_on = True
+        self._pass: Iterator[None] | None = None
 
-    def poll(self) -> bool:
-        """Read on; False once the run is over and read to its end."""
-        goes_on = self.run.holder() is not None  # asked before the files are read, so that the last line is not lost
-        if goes_on:
+    @property
+    def behind(self) -> bool:
+        """Whether the last ``poll`` ran out of patience before it had read all that is there."""
+        return self._pass is not None
+
+    def poll(self, patience_s: float = math.inf) -> bool:
+        """Read on for at most about ``patience_s``; False once the run is over and read to its end."""
+        until = time.monotonic() + patience_s
+        if self._pass is None:
+            self._goes_on = self.run.holder() is not None  # asked before the files are read: no last line is lost
+            self._pass = self._whole()
+        for _ in self._pass:
+            if time.monotonic() > until:
+                return True
+        self._pass = None
+        return self._goes_on
+
+    def _whole(self) -> Iterator[None]:
+        """Read all that is new, and take a breath now and then."""
+        if self._goes_on:
             self._sample()
         for record in self.run.read_state().stages:
             if self._stages is None or record.name in self._stages:
-                self._follow(record)
-        if not goes_on:
-            self._close()
-        return goes_on
+                yield from self._follow(record)
+        if not self._goes_on:
+            yield from self._close()
 
-    def _follow(self, record: StageRecord) -> None:
+    def _follow(self, record: StageRecord) -> Iterator[None]:
         self.state.stages.setdefault(record.name, record.state)
         if record.state in ("waiting", "skipped") or self._seen.get(record.name) == record.attempt:
             self._show(record)
             return
         attempt = self._attempt
         if attempt is None or (attempt.record.name, attempt.record.attempt) != (record.name, record.attempt):
-            self._open(record)
-        self._read()
+            yield from self._open(record)
+        yield from self._read()
         if record.state in _ENDED:
-            self._close(record)
+            yield from self._close(record)
 
     def _show(self, record: StageRecord) -> None:
         if self.state.stages[record.name] != record.state:
             self.state.stages[record.name] = record.state
 
-    def _open(self, record: StageRecord) -> None:
-        self._close()
+    def _open(self, record: StageRecord) -> Iterator[None]:
+        yield from self._close()
         exact = {"base": self.run.base_events, "train": self.run.events}.get(record.name)
         log = self.run.log(record.name, record.attempt)
         told = self._exact.setdefault(exact, Follower(exact)) if exact else None
@@ -96,25 +115,29 @@ class Feed:
         for each in fields(State):
             setattr(self.state, each.name, getattr(fresh, each.name))
 
-    def _read(self, *, to_the_end: bool = False) -> None:
+    def _read(self, *, to_the_end: bool = False) -> Iterator[None]:
         """Exact events before the log: once they are there, the log's twins of them do not count."""
         attempt = self._attempt
         if attempt is None:
             return
         if attempt.exact:
-            for line in attempt.exact.drain() if to_the_end else attempt.exact.poll():
+            for count, line in enumerate(attempt.exact.drain() if to_the_end else attempt.exact.poll()):
                 event = events.from_json(line)
                 if event:
                     self._tell(event)
-        for line in attempt.log.drain() if to_the_end else attempt.log.poll():
+                if not count % _BREATH:
+                    yield
+        for count, line in enumerate(attempt.log.drain() if to_the_end else attempt.log.poll()):
             for event in attempt.reader.feed(line):
                 self._tell(event)
+            if not count % _BREATH:
+                yield
 
-    def _close(self, record: StageRecord | None = None) -> None:
+    def _close(self, record: StageRecord | None = None) -> Iterator[None]:
         attempt = self._attempt
         if attempt is None:
             return
-        self._read(to_the_end=True)
+        yield from self._read(to_the_end=True)
         for event in attempt.reader.finish(attempt.log.closed):
             self._tell(event)
         # A stage that is still "running" when its runner is gone was cut off.

@@ -89,18 +89,19 @@ class Dashboard:
     ) -> None:
         self._exit.close()
 
-    def run(self, feed: Callable[[], bool], *, hold: bool = False) -> Reason:
+    def run(self, feed: Callable[[], bool], *, behind: Callable[[], bool] = bool, hold: bool = False) -> Reason:
         """Shows the state until the run ends or the person leaves, and says which: ``ended, detached, stop``.
 
         ``feed`` advances the state by what is new and returns False once the run is over; it should return within
-        some 50 ms (a long log in several calls), because keys wait for it. ``hold`` keeps a run that is over on
-        the screen until a key closes it.
+        some 50 ms, because keys wait for it, and is asked again at once while it is ``behind``. ``hold`` keeps a run
+        that is over on the screen until a key closes it.
         """
         self.paint()
         pressed, painted, news = True, 0.0, self._news()
         while True:
             over = self._question != "hold" and not feed()
-            self._read = True
+            late = behind()
+            self._read = self._read or not late
             if over:
                 self._question, pressed = ("hold" if hold else None), True
                 if not hold:
@@ -110,7 +111,7 @@ class Dashboard:
             if pressed or due or news != self._news() or self._size != self._measure():
                 self.paint()
                 painted, news = time.monotonic(), self._news()
-            reason, pressed = self._answer(self._keys.wait(_POLL_S))
+            reason, pressed = self._answer(self._keys.wait(0 if late else _POLL_S))
             if reason:
                 return "ended" if self._question == "hold" else reason
 
