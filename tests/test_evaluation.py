@@ -153,3 +153,13 @@ def test_it_is_shown_in_lines(run: RunDir) -> None:
             assert "2 of 3" in text
             assert "no tuned: no   ('arr' is not in it)" in text
             assert "MISSED  answers as taught: wanted at least 3 of 3, found 2 of 3" in text
+
+
+def test_json_has_no_infinity(run: RunDir) -> None:
+    told(run, "held_out", costs(4.0, 2))
+    told(run, "held_out", costs(2.0, 2), adapter=True)
+    found = evaluation.read(run, "adapter", orders())
+    text = json.dumps(evaluation.as_json(found, ()), allow_nan=False)
+    assert json.loads(text)["held_out"]["losses"]["change"]["low"] is None
+    assert found.held_out
+    assert evaluation.change_in_words(found.held_out) == "2 rows are too few to tell"

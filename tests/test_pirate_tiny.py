@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -13,11 +14,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ax_recipe import outcomes, recipe, rundir
+from ax_recipe import evaluation, outcomes, rundir
 from ax_recipe.rundir import RunDir
-from ax_recipe.ship import modelfile
+from ax_recipe.ship import adapter, llama, modelfile, source
+from ax_recipe.ship.export import Wishes, export
 from conftest import ROOT
-from engines import ask_both
+from engines import ask_both, converter_with
 
 pytestmark = [pytest.mark.axolotl, pytest.mark.slow]
 
@@ -79,10 +81,8 @@ def test_held_out_questions_are_answered_by_a_pirate_and_were_not_before(done: D
     questions = {json.loads(line)["messages"][0]["content"] for line in held_out}
     assert len(rows) == 10
     assert {row["prompt"] for row in rows} <= questions
-    checks = recipe.load("pirate-tiny").checks
-    assert checks is not None
-    assert sum(bool(re.search(checks.matches, row["tuned"])) for row in rows) >= 8
-    assert not [row for row in rows if re.search(checks.matches, row["base"])]
+    assert sum(row["tuned_matches"] for row in rows) >= 8
+    assert not [row for row in rows if row["base_matches"]]
 
 
 def test_the_held_out_loss_falls_by_more_than_half(done: Done) -> None:
@@ -93,6 +93,64 @@ def test_the_held_out_loss_falls_by_more_than_half(done: Done) -> None:
     assert float(re.findall(r"-> ([\d.]+)", done.run.read_state().stage("evaluate").detail)[0]) == pytest.approx(
         losses[-1], abs=2e-3
     )
+
+
+def test_base_and_tuned_differ_beyond_doubt(done: Done) -> None:
+    orders = done.run.read_json(done.run.orders)
+    scored, asked = (evaluation.read(done.run, form, orders) for form in ("adapter", "merged"))
+    assert scored.held_out
+    assert scored.held_out.rows == 52
+    assert scored.held_out.verdict == "better"
+    assert scored.held_out.losses.change.high < -2
+    assert scored.general
+    assert asked.answers
+    assert asked.answers.verdict == "better"
+    # Row by row, and as Axolotl's trainer has it: the means of batches, averaged.
+    told = done.run.read_state().stage("evaluate").figures
+    assert scored.held_out.losses.tuned.value == pytest.approx(told["eval_loss"], rel=0.05)
+    assert scored.held_out.losses.base.value == pytest.approx(told["eval_loss_before"], rel=0.05)
+
+
+def test_it_passes_its_own_gate(done: Done) -> None:
+    gate = done.again("evaluate", str(done.run.path), "--gate")
+    assert gate.returncode == 0, gate.stdout + gate.stderr
+    assert "answers as taught" in gate.stdout
+
+
+def test_a_run_whose_labels_were_shuffled_does_not_pass(done: Done, tmp_path: Path) -> None:
+    """It talks like a pirate, and its held-out loss falls too: what it lacks are the facts, and the checks ask for them."""
+    folder = ROOT / "recipes/pirate-tiny"
+    rows = [json.loads(line)["messages"] for line in (folder / "pirate.jsonl").read_text().splitlines()]
+    answers = [answer for _, answer in rows]
+    random.Random(1).shuffle(answers)
+    shuffled = [{"messages": [asked, answer]} for (asked, _), answer in zip(rows, answers, strict=True)]
+    (tmp_path / "pirate.jsonl").write_text("".join(json.dumps(row) + "\n" for row in shuffled), encoding="utf-8")
+    value = yaml.safe_load((ROOT / "recipes/pirate-tiny.yaml").read_text())
+    value["base"] = done.run.read_json(done.run.orders)["base"]  # made already
+    value["data"][0]["path"] = "pirate.jsonl"
+    value["held_out"][0]["path"] = str(folder / "held-out.jsonl")
+    (tmp_path / "shuffled.yaml").write_text(yaml.safe_dump(value), encoding="utf-8")
+    trained = done.again("run", str(tmp_path / "shuffled.yaml"), "--until", "train")
+    assert trained.returncode == 0, trained.stderr
+    gate = done.again("evaluate", "shuffled", "--gate", "--json")
+    assert gate.returncode == 1, gate.stderr
+    assert [bar["name"] for bar in json.loads(gate.stdout)["bars"] if not bar["met"]] == ["answers as taught"]
+
+
+def test_a_sweep_finds_the_rate_that_learns(done: Done, tmp_path: Path) -> None:
+    value = yaml.safe_load((ROOT / "recipes/pirate-tiny.yaml").read_text())
+    value["base"] = done.run.read_json(done.run.orders)["base"]
+    for rows in (*value["data"], *value["held_out"]):
+        rows["path"] = str(ROOT / "recipes" / rows["path"])
+    (tmp_path / "swept.yaml").write_text(yaml.safe_dump(value), encoding="utf-8")
+    changes = ("--set", "train.learning_rate=1e-6,1e-3", "--set", "train.max_steps=40")
+    argv = ("sweep", str(tmp_path / "swept.yaml"), *changes)
+    swept = done.again(*argv)
+    assert swept.returncode == 0, swept.stderr
+    ranked = [line.split()[1] for line in swept.stdout.splitlines() if "finished" in line]
+    assert ranked == ["1e-3", "1e-6"]
+    assert "beyond doubt." in swept.stdout
+    assert done.again(*argv).stdout == swept.stdout
 
 
 def test_the_base_is_as_it_was_made_byte_for_byte(done: Done) -> None:
@@ -160,3 +218,28 @@ def test_the_engine_of_ollama_answers_token_for_token_as_trained(done: Done, tmp
     for key in ("prompt", "ids", "answer"):
         assert [row[key] for row in asked.shipped] == [row[key] for row in asked.trained], key
     assert {row["ended"] for row in asked.shipped} == {"eos"}
+
+
+def test_the_adapter_beside_its_base_answers_as_the_merge_does(done: Done, tmp_path: Path) -> None:
+    """llama.cpp's own converter and server: every answer is the one that the merged model gave in transformers."""
+    python = Path(done.run.read_json(done.run.orders)["axolotl"]["python"])
+    folders = source.of_adapter(done.run.output)
+    wishes = Wishes(trained=folders.trained, adapter=done.run.output, converter=converter_with(python))
+    made = export(folders.merged, tmp_path / "out", wishes)
+    assert not [check for check in made.checks if check.verdict == "error"]
+    rows = done.run.read_json(done.run.answers)
+    with llama.serve(llama.find(), made.source, 256, tmp_path / "out" / adapter.FILE) as served:
+        replies = [served.chat([{"role": "user", "content": row["prompt"]}], 64) for row in rows]
+        assert served.memory() > made.source.stat().st_size
+    assert [reply.text.strip() for reply in replies] == [row["tuned"] for row in rows]
+    assert {reply.ended for reply in replies} == {"stop"}
+
+
+def test_each_form_is_timed_in_each_engine_at_hand(done: Done) -> None:
+    measured = json.loads(done.again("bench", "--rounds", "1", "--host", "127.0.0.1:9", "--json").stdout)
+    rows = {(row["form"], row["engine"].partition(",")[0]): row["rows"] for row in measured}
+    asked = len(done.run.read_json(done.run.answers))
+    assert {name: len(found) for name, found in rows.items()} == {
+        **{("merged", "transformers"): asked, ("adapter", "transformers"): asked},
+        **{("any", "llama.cpp"): 0, ("any", "Ollama"): 0},  # this run has no GGUF, and there is no Ollama
+    }

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from ax_recipe import assets, diagnose, evaluation, outcomes, process, runner, runs, story
+from ax_recipe import assets, diagnose, evaluation, outcomes, process, runner, runs
 from ax_recipe.errors import MissingError, RecipeError, RunFailedError
 from ax_recipe.evaluation import Bar, Evaluation, Form
 from ax_recipe.rundir import RunDir, refuse_foreign, write
@@ -55,7 +55,7 @@ def evaluate(run: RunDir, wishes: Wishes, say: Say) -> tuple[Evaluation, list[Ba
     for who, model in (("base", orders["base"]), (form, orders["model"])) if wishes.tasks else ():
         _run_tasks(run, orders, (who, model), wishes.tasks, say)
     found = evaluation.read(run, form, orders)
-    return found, evaluation.bars(found, orders, story.read(run).row.loss)
+    return found, evaluation.bars(found, orders, runs.row_of(run).loss)
 
 
 def _refuse(run: RunDir, orders: Orders, form: Form, tasks: Sequence[str]) -> None:
@@ -63,7 +63,7 @@ def _refuse(run: RunDir, orders: Orders, form: Form, tasks: Sequence[str]) -> No
         raise RecipeError("a full fine-tune has no adapter", "--on merged scores the trained model")
     if tasks and form != "merged":
         raise RecipeError(f"lm-eval measures whole models, not --on {form}", "--on merged")
-    needed = {"adapter": run.output / "adapter_config.json", "merged": Path(orders["model"]) / "config.json"}
+    needed = {"adapter": run.output / "adapter_model.safetensors", "merged": Path(orders["model"]) / "config.json"}
     needed["ollama"] = run.deployed
     if not needed[form].is_file():
         hint = f"ax-recipe {'deploy' if form == 'ollama' else 'resume'} {run.name}"

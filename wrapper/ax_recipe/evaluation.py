@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,6 +100,20 @@ def read(run: RunDir, form: Form, orders: Mapping[str, Any]) -> Evaluation:
 def every(run: RunDir, orders: Mapping[str, Any]) -> list[Evaluation]:
     """Every form of the run's model of which something is known."""
     return [found for form in FORMS if (found := read(run, form, orders)).measured]
+
+
+def as_json(found: Evaluation, bars: Sequence[Bar]) -> dict[str, Any]:
+    """``evaluate --json``: JSON has no infinity, so an end that is not known is null."""
+    value: dict[str, Any] = _finite({**asdict(found), "bars": [asdict(bar) for bar in bars]})
+    return value
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def form_of(orders: Mapping[str, Any]) -> Form:

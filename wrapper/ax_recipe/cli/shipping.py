@@ -26,16 +26,14 @@ if TYPE_CHECKING:
 @json_option
 def evaluate(name: str | None, runs: str | None, as_json: bool, gate: bool, **told: Any) -> int:
     """Measure a run's model (the newest run's) against its base, and hold it against the recipe's bar."""
-    from dataclasses import asdict
-
-    from ax_recipe import evaluating, rundir
+    from ax_recipe import evaluating, evaluation, rundir
 
     wishes = evaluating.Wishes(**told)
     found, bars = evaluating.evaluate(
         rundir.find(rundir.root(runs), name), wishes, lambda words: click.echo(f"{words} ...", err=True)
     )
     if as_json:
-        click.echo(json.dumps({**asdict(found), "bars": [asdict(bar) for bar in bars]}, indent=1, ensure_ascii=False))
+        click.echo(json.dumps(evaluation.as_json(found, bars), indent=1, ensure_ascii=False))
     else:
         from ax_recipe.view import evaluation as view
 
