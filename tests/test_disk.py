@@ -36,7 +36,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_lora_of_an_8b_model() -> None:
-    """Rank 64 on every linear layer: 167.8 million parameters, 0.625 GiB in 4 bytes, and twice that for Adam's moments."""
+    """Rank 64 on every linear layer: 167.8 million parameters, 0.625 GiB in 4 bytes; Adam's moments are twice that."""
     found = gib(KEYS)
     assert found["3 checkpoints of 1.9 GiB, one of them before the oldest goes"] == pytest.approx(3 * 1.893, rel=0.01)
     assert found["the adapter"] == pytest.approx(0.644, rel=0.01)

@@ -59,12 +59,7 @@ def read(path: Path) -> Document:
 def parse(text: str | bytes, file: str | None = None) -> Document:
     """Read YAML text; ProblemsError (AX006) with line and column for broken, endless or empty YAML."""
     text = _decoded(text, file)
-    try:
-        nodes = _compose(text)
-    except (*_BROKEN, RecursionError) as error:
-        raise _broken(error, file, text) from error
-    if len(nodes) > 1:
-        raise _refused(file, nodes[1].start_mark.line + 1, "a second YAML document begins", "Keep one, without `---`.")
+    nodes = _nodes(text, file)
     if not nodes:
         raise _refused(file, None, "the file is empty", "Start with `base_model:`, or copy a recipe that exists.")
     builder = _Builder(file, text)
@@ -73,6 +68,24 @@ def parse(text: str | bytes, file: str | None = None) -> Document:
         name = {list: "a list", str: "text", type(None): "nothing"}.get(type(value), type(value).__name__)
         raise _refused(file, 1, f"the top level is {name}", "Write `key: value` lines.")
     return Document(value, builder.lines, file, tuple(builder.problems))
+
+
+def value(text: str) -> Any:
+    """Read one value of any kind, with the limits of a file; ProblemsError (AX006) as for one, None for no text."""
+    text = _decoded(text, None)
+    nodes = _nodes(text, None)
+    return _Builder(None, text).build(nodes[0], ()) if nodes else None
+
+
+def _nodes(text: str, file: str | None) -> list[yaml.Node]:
+    """The one document of ``text``, or none."""
+    try:
+        nodes = _compose(text)
+    except (*_BROKEN, RecursionError) as error:
+        raise _broken(error, file, text) from error
+    if len(nodes) > 1:
+        raise _refused(file, nodes[1].start_mark.line + 1, "a second YAML document begins", "Keep one, without `---`.")
+    return nodes
 
 
 def _decoded(data: str | bytes, file: str | None) -> str:

@@ -13,8 +13,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ax_recipe import assets, scoring, secret
 from ax_recipe import document as documents
 from ax_recipe.document import Document, Keys
@@ -147,9 +145,13 @@ _ROOMS = {"Lora": Lora, "Train": Train, "Scratch": Scratch, "Targets": Targets, 
 @cache
 def schema() -> dict[str, Any]:
     """The JSON Schema of a recipe."""
-    text = Path(__file__).with_name("recipe.schema.json").read_text(encoding="utf-8")
-    value: dict[str, Any] = json.loads(text)
+    value: dict[str, Any] = json.loads(schema_text())
     return value
+
+
+def schema_text() -> str:
+    """The same as its file has it."""
+    return Path(__file__).with_name("recipe.schema.json").read_text(encoding="utf-8")
 
 
 def bundled() -> list[Path]:
@@ -240,9 +242,10 @@ def parse_change(change: str) -> tuple[tuple[str, ...], Any]:
     if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", key):
         raise RecipeError(f"--set {change}: not of the form key=value", "for example --set train.num_epochs=3")
     try:
-        new = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {change}: the value is not YAML: {error}") from error
+        new = documents.value(text)
+    except ProblemsError as error:
+        shown = change if len(change) < 80 else f"{change[:80]} ..."
+        raise RecipeError(f"--set {shown}: {error.problems[0].message}", error.problems[0].suggestion) from error
     return tuple(key.split(".")), new
 
 

@@ -79,7 +79,7 @@ def _yaml(value: Any) -> str:
     if isinstance(value, _Left):
         return repr(value)
     if isinstance(value, _Comment):
-        return " ".join(value.split())
+        return "".join(char if char.isprintable() else "?" for char in " ".join(value.split()))
     if isinstance(value, StrictUndefined):
         return str(value)  # raises, and names the variable
     if value and isinstance(value, Mapping | list | tuple):
