@@ -26,12 +26,6 @@ _NOISE = re.compile(
     r"^(?:[\w.]*\.)?(?:ChildFailedError|CalledProcessError|SystemExit|SignalException|KeyboardInterrupt|RemoteTraceback)\b"
 )
 _BY_SIGNAL = {4: "native-crash", 6: "rank-died", 7: "shm-full", 8: "native-crash", 9: "host-oom", 11: "native-crash"}
-_BY_ALERT = {
-    "not_finite": "nan",
-    "zero_loss": "masked-labels",
-    "frozen": "masked-labels",
-    "ranks_alone": "ranks-alone",
-}
 
 
 _NOWHERE = Said(0, "")
@@ -46,6 +40,7 @@ class _Finding:
     at: Said
     failure: Failure = field(default_factory=lambda: _NOBODY)
     match: re.Match[str] | None = None
+    note: str = ""
 
     @property
     def failed(self) -> bool:
@@ -105,8 +100,9 @@ def _exit_code(stage: StageRecord) -> int | None:
 def _diagnosed(reading: Reading, exit_code: int | None, case: Case, stage: StageRecord | None = None) -> Diagnosis:
     end(reading.state, exit_code)
     finding = _first(reading, exit_code)
-    if finding is None or finding.cause is table.UNKNOWN:
-        finding = _by_figures(reading) or finding or (stage and _by_detail(stage)) or _by_end(reading, exit_code)
+    figures = _by_figures(reading)
+    if finding is None or (finding.cause is table.UNKNOWN and figures and figures.cause.name == "nan"):
+        finding = figures or (stage and _by_detail(stage)) or _by_end(reading, exit_code)
     return _told(finding, reading, case, stage)
 
 
@@ -118,9 +114,14 @@ def _first(reading: Reading, exit_code: int | None) -> _Finding | None:
     found = [finding for failure in reading.failures if (finding := _classified(failure))]
     if status == "interrupted":
         found = [each for each in found if _outranks_interrupt(each, reading)]
-    elif status != "failed" and not exit_code:
-        found = [each for each in found if each.cause is not table.UNKNOWN]
+    elif status == "running" and not exit_code:
+        found = [each for each in found if each.cause is not table.UNKNOWN or _was_last(each.failure, reading)]
     return min(found, key=lambda each: _order(each, reading), default=None)
+
+
+def _was_last(failure: Failure, reading: Reading) -> bool:
+    """Whether nothing was done any more after a traceback that no rule of the log knows as the end."""
+    return bool(failure.frames) and not failure.aside and failure.step == reading.state.step
 
 
 def _outranks_interrupt(finding: _Finding, reading: Reading) -> bool:
@@ -154,9 +155,17 @@ def _classified(failure: Failure) -> _Finding | None:
 
 def _by_figures(reading: Reading) -> _Finding | None:
     """What the numbers tell where no exception does: Axolotl trains on, and ends well."""
-    for alert in rules.judge(reading.state).alerts:
-        if alert.rule in _BY_ALERT:
-            return _Finding(table.BY_NAME[_BY_ALERT[alert.rule]], reading.last or _NOWHERE)
+    state = reading.state
+    given = {alert.rule for alert in rules.judge(state).alerts}
+    if "not_finite" in given:
+        return _Finding(table.BY_NAME["nan"], reading.wild or _NOWHERE)
+    if "zero_loss" in given:
+        return _Finding(table.BY_NAME["masked-labels"], reading.still or _NOWHERE)
+    if "frozen" in given:
+        learnt = any(norm > 0 for _, norm in state.grad_norms.points)
+        return _Finding(table.BY_NAME["diverged" if learnt else "no-gradient"], reading.still or _NOWHERE)
+    if "ranks_alone" in given:
+        return _Finding(table.BY_NAME["ranks-alone"], reading.last or _NOWHERE)
     return None
 
 
@@ -175,10 +184,12 @@ def _by_end(reading: Reading, exit_code: int | None) -> _Finding:
     code = (reading.root_code if reading.root else exit_code) or 0
     name = _BY_SIGNAL.get(-code if code < 0 else code - 128)
     status = reading.state.status
+    note = f" It ended with exit code {code}, and nobody says why." if code else ""
     if status == "interrupted":
-        return _Finding(table.BY_NAME["interrupted"], reading.interrupted or last)
+        return _Finding(table.BY_NAME["interrupted"], reading.interrupted or last, note=note)
     if status == "failed":
-        return _Finding(table.BY_NAME[name] if name else table.UNKNOWN, last)
+        cause = table.BY_NAME[name or ("rank-died" if reading.root else "unknown")]
+        return _Finding(cause, last, note=note)
     return _Finding(table.NONE if status == "finished" else table.RUNNING, last)
 
 
@@ -189,15 +200,15 @@ def _told(finding: _Finding, reading: Reading, case: Case, stage: StageRecord | 
     file = case.file if case.run else str(config.get("axolotl_config_path") or case.file)
     what = finding.named("what")
     case = replace(case, phase=phase, config=config, file=file, what=what)
-    first = finding.at.text.partition("\n")[0].strip()
-    sentence = cause.sentence.replace("{what}", f" ({what})" if what else "").replace("{said}", first)
+    line, text = finding.at.at(finding.match)
+    sentence = cause.sentence.replace("{what}", f" ({what})" if what else "").replace("{said}", text)
     return Diagnosis(
         cause.name,
         phase,
-        sentence,
+        sentence + finding.note,
         _rank(finding, reading),
         failure.step if finding.failed else reading.state.step,
-        Evidence(finding.at.line, first) if finding.at.line and cause.name != "none" else None,
+        Evidence(line, text) if line and cause.name != "none" else None,
         fixes.of(cause, case),
     )
 

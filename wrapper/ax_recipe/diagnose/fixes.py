@@ -48,7 +48,12 @@ def _command(template: str, values: Mapping[str, Any], case: Case) -> str:
         options = "".join(f" {option}" for option in _options(values))
         again = f"axolotl {verb} {file}{options}"
         resume = f"axolotl train {file} --auto-resume-from-checkpoints"
-    told = {"{again}": again, "{resume}": resume, "{file}": file, "{what}": shlex.quote(case.what)}
+    told = {
+        "{again}": again,
+        "{resume}": resume,
+        "{file}": file,
+        "{what}": shlex.quote(case.what) if case.what else "...",
+    }
     for name, text in told.items():
         template = template.replace(name, text)
     return template

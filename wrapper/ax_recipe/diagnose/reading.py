@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import deque
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ax_recipe.diagnose.causes.table import signed
-from ax_recipe.observe.events import Config, Crashed, Event, Interrupted, Line, Phase, Warned
+from ax_recipe.observe.events import Config, Crashed, Event, Interrupted, Line, Metrics, Phase, Warned
 from ax_recipe.observe.log import LogReader
 from ax_recipe.observe.state import State, advance
 
@@ -25,12 +26,15 @@ _ERROR = re.compile(
     r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Timeout|Warning|Invalid|Failed|Unavailable)"
     r"(?::? .*|:)?$"
 )
+# In a traceback also what is not called an error: "triton.runtime.errors.OutOfResources: out of resource: ..."
+_RAISED = re.compile(r"(?:[A-Za-z_]\w*\.)+[A-Z]\w*: ")
 _TRACEBACK = "Traceback (most recent call last)"
 _CHAINED = (
     "During handling of the above exception",
     "The above exception was the direct cause",
     "Original Traceback (most recent call last)",  # what a worker of a data loader met
 )
+_BAR = re.compile(r"^.*\d(?:it/s|s/it)\]")  # what stands before a text that was written behind a progress bar
 _INSIDE = (" ", "\t", "|", "│")
 # Other speakers, who end what an exception says: launchers, loggers, rulers.
 _OTHERS = re.compile(r"[EWIF]\d{3,4} \d\d:|\[\d{4}-\d\d-\d\d |={10}|-{10}|[╭╰]")
@@ -41,8 +45,8 @@ _FAILED = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)")
 # What collectors of logs put before each line: "2026-11-22T13:00:00.123Z stderr F ", "Nov 22 13:00:00 host app[12]: ",
 # "trainer-1  | ", and the task of `srun --label`, "3: "; never Axolotl's own stamp, which a level follows.
 _COLLECTED = re.compile(
-    r"(?:[\w.-]{1,60} +\| )?"
-    r"(?:\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?[ \t]+"
+    r"(?:[\w.-]{1,60}-\d+ +\| )?"
+    r"(?:\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?[ \t]"
     r"(?!\[[A-Z]+\])(?:std(?:out|err) [FP] )?"
     r"|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ [\w.-]+(?:\[\d+\])?: )?"
     r"(?: {0,3}(?P<task>\d{1,4}): (?=[ \[\w│╭╰]))?"
@@ -51,10 +55,16 @@ _COLLECTED = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """An exception as a traceback ends with it, all its lines; ``line`` is that of the first."""
+    """What a traceback ends with, line by line; ``line`` is the number of the first, ``more`` are the others'."""
 
     line: int
     text: str
+    more: tuple[int, ...] = ()
+
+    def at(self, match: re.Match[str] | None) -> tuple[int, str]:
+        """The line, by number and text, in which ``match`` begins."""
+        index = self.text.count("\n", 0, match.start()) if match and match.string == self.text else 0
+        return (self.line, *self.more)[index], self.text.split("\n")[index].strip()
 
 
 @dataclass(slots=True)
@@ -78,7 +88,11 @@ class Failure:
 
 @dataclass(slots=True)
 class Reading:
-    """All that the log tells of an end; ``root_rank`` and ``root_code`` are what the launcher says of the first."""
+    """All that the log tells of an end.
+
+    ``root_rank``, ``root_code`` and ``root`` are what the launcher says of the rank that failed first; ``wild`` is the
+    first line with a loss or gradient that is not finite, ``still`` the first with one that is 0.
+    """
 
     state: State = field(default_factory=State)
     failures: list[Failure] = field(default_factory=list)
@@ -88,6 +102,8 @@ class Reading:
     root: Said | None = None
     interrupted: Said | None = None
     last: Said | None = None
+    wild: Said | None = None
+    still: Said | None = None
 
 
 def read(path: Path) -> Reading:
@@ -135,15 +151,24 @@ class _Reader:
         elif isinstance(event, Config):
             self._configured(event)
         elif isinstance(event, Interrupted) and reading.interrupted is None:
-            text = raw or (reading.last.text if reading.last else event.reason)
+            text = _BAR.sub("", raw) or (reading.last.text if reading.last else event.reason)
             reading.interrupted = Said(number, text[:CHARS])
         elif isinstance(event, Line | Warned | Crashed):
             # Of a crash that a phrase told, the event holds that phrase alone.
-            whole = isinstance(event, Crashed) and raw and not _ERROR.match(event.text)
-            text = (raw if whole else event.text)[:CHARS]
+            whole = isinstance(event, Crashed) and raw and not _is_error(event.text, inside=True)
+            text = (_BAR.sub("", raw) if whole else event.text)[:CHARS]
             reading.last = Said(number, text)
             self._line(number, text, task if event.rank is None else event.rank, warned=isinstance(event, Warned))
+        elif isinstance(event, Metrics):
+            self._figures(Said(number, raw[-CHARS:].lstrip()), event)
         advance(reading.state, event)
+
+    def _figures(self, said: Said, event: Metrics) -> None:
+        known = [event.values[name] for name in ("loss", "grad_norm") if name in event.values]
+        if not all(map(math.isfinite, known)):
+            self.reading.wild = self.reading.wild or said
+        elif 0 in known:
+            self.reading.still = self.reading.still or said
 
     def _configured(self, event: Config) -> None:
         """A log may hold several attempts: what ended an earlier one is not what ended this."""
@@ -162,13 +187,13 @@ class _Reader:
             self._begin(number, rank, failure)
         elif failure and failure.open and text.startswith(_INSIDE):
             failure.frames.append(text.strip(" \t|│"))
-        elif _ERROR.match(text) and (failure or not warned):
+        elif (failure or not warned) and _is_error(text, inside=bool(failure and failure.open)):
             self._ended(number, text, rank, failure, warned)
         elif signed(text):
             sign = self._add(number, rank)
             sign.sign, sign.said = True, [Said(number, text)]
         elif failure and not failure.open and not warned and not _OTHERS.match(text):
-            _more(text, failure)
+            _more(number, text, failure)
         elif failure and not failure.open:
             del self._open[rank]
 
@@ -208,10 +233,14 @@ class _Reader:
         return self._table.startswith(_FAILURES)
 
 
-def _more(text: str, failure: Failure) -> None:
+def _is_error(text: str, *, inside: bool) -> bool:
+    return bool(_ERROR.match(text) or (inside and _RAISED.match(text)))
+
+
+def _more(number: int, text: str, failure: Failure) -> None:
     said = failure.said[-1]
-    if said.text.count("\n") < MESSAGE_LINES:
-        failure.said[-1] = Said(said.line, f"{said.text}\n{text}")
+    if len(said.more) < MESSAGE_LINES:
+        failure.said[-1] = Said(said.line, f"{said.text}\n{text}", (*said.more, number))
 
 
 def _is_closed(file: BinaryIO) -> bool:

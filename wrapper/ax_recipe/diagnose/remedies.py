@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ax_recipe.diagnose.cause import Case, NewValue, Remedy
 
 _STEPS = ("training",)
@@ -54,6 +56,18 @@ def _quantised(case: Case) -> str | None:
     return "qlora" if case.config.get("adapter") == "lora" else None
 
 
+def _sharding(case: Case) -> dict[str, Any] | None:
+    """FSDP2, where several GPUs each hold all of the model."""
+    whole = not (case.config.get("fsdp_config") or case.config.get("deepspeed"))
+    if not whole or (case.config.get("world_size") or 1) < 2 or case.config.get("load_in_4bit"):
+        return None
+    return {
+        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "state_dict_type": "FULL_STATE_DICT",
+        "reshard_after_forward": True,
+    }
+
+
 HALF_BATCH = Remedy(
     "Half the rows in a pass, twice the passes: the batch of a step stays as it is.",
     {"micro_batch_size": halved("micro_batch_size", 1), "gradient_accumulation_steps": _more_passes},
@@ -73,6 +87,12 @@ FOUR_BITS = Remedy(
     {"adapter": _quantised, "load_in_4bit": True},
     needs="adapter",
     phases=("loading", "training"),
+)
+SHARDED = Remedy(
+    "Spread weights, gradients and optimizer over all GPUs.",
+    {"fsdp_version": 2, "fsdp_config": _sharding},
+    needs="fsdp_config",
+    phases=("loading", "training", "saving"),
 )
 EVALUATE_LESS = Remedy(
     "Evaluate fewer rows at once: the logits of long rows are what fills it.",

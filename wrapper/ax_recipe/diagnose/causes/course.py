@@ -25,7 +25,7 @@ CAUSES = (
     ),
     Cause(
         "diverged",
-        "The loss stayed above loss_watchdog_threshold, and Axolotl stopped.",
+        "The training ran away: the loss stays where nothing is learnt, or Axolotl's loss watchdog stopped it.",
         patterns(r"Loss is too high, stopping training"),
         (sign("Loss is too high, stopping training"),),
         (

@@ -39,6 +39,7 @@ CAUSES = (
         (),
         (
             Remedy("Look its name up (capitals count), and correct base_model or the path of the data set."),
+            Remedy("If it is a folder: paths count from where the command is given.", command="ls -d {what}"),
             Remedy("If it is private: log in.", command="hf auth login"),
         ),
         "huggingface_hub errors; transformers utils/hub",

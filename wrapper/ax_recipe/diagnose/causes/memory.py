@@ -60,8 +60,9 @@ CAUSES = (
     ),
     Cause(
         "cuda-oom",
-        "The memory of the GPU was full.",
+        "The memory of the GPU was full{what}.",
         patterns(
+            r"out of memory\. (?P<what>[Tt]ried to allocate [\d.]+ [KMGT]iB)",
             r"CUDA out of memory|HIP out of memory|CUDA error: out of memory",
             r"torch\.(?:cuda\.)?OutOfMemoryError",
             r"CUBLAS_STATUS_ALLOC_FAILED|cudaErrorMemoryAllocation|CUDNN_STATUS_ALLOC_FAILED",
@@ -77,6 +78,7 @@ CAUSES = (
             remedies.CHECKPOINTING,
             remedies.SHORTER,
             remedies.FOUR_BITS,
+            remedies.SHARDED,
             Remedy("Save the adapter only, without the optimizer.", {"save_only_model": True}, phases=("saving",)),
             remedies.NO_FRAGMENTS,
         ),

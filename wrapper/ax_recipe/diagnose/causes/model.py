@@ -108,7 +108,11 @@ CAUSES = (
             r"`?(?:srcIndex < srcSelectDimSize|t >= 0 && t < n_classes|cur_target >= 0)",
             r"vocab(?:ulary)? size[^\n]*(?:mismatch|does not match|differ)",
         ),
-        (sign("srcIndex < srcSelectDimSize"), sign("t >= 0 && t < n_classes")),
+        (
+            sign("srcIndex < srcSelectDimSize"),
+            sign("t >= 0 && t < n_classes"),
+            sign("| MISMATCH", r"^(?P<what>\S*(?:embed_tokens|lm_head|wte|word_embeddings)\S*) +\| MISMATCH"),
+        ),
         (
             Remedy(
                 "Train what new tokens are written in as well.", {"lora_modules_to_save": ["embed_tokens", "lm_head"]}
@@ -132,7 +136,7 @@ CAUSES = (
             r"LoRA adapter weights does not exist: `(?P<what>[^`]+)",
             r"Can't find 'adapter_config\.json' at '?(?P<what>[^'\s]+)",
         ),
-        (),
+        (sign("| MISMATCH", r"^(?P<what>\S+) +\| MISMATCH"),),
         (
             Remedy("Name the base that the adapter (or the config.json) was made for, and the folder it lies in."),
             Remedy("Fetch the model's files again.", command="hf download ORGANISATION/NAME --force-download"),

@@ -42,7 +42,7 @@ def said(text: str, frames: Iterable[str]) -> Found | None:
     Rich wraps what an exception says at the width of the terminal, hence the second look at it as one line.
     """
     places = list(frames)
-    return _search(text, places) or (_search(text.replace("\n", " "), places) if "\n" in text else None)
+    return _search(text, places) or (_search(" ".join(text.split()), places) if "\n" in text else None)
 
 
 def _search(text: str, frames: list[str]) -> Found | None:
