@@ -118,7 +118,7 @@ def test_it_passes_its_own_gate(done: Done) -> None:
 
 
 def test_a_run_whose_labels_were_shuffled_does_not_pass(done: Done, tmp_path: Path) -> None:
-    """It talks like a pirate, and its held-out loss falls too: what it lacks are the facts, and the checks ask for them."""
+    """It talks like a pirate, and its held-out loss falls too: what it lacks are the facts that the checks ask for."""
     folder = ROOT / "recipes/pirate-tiny"
     rows = [json.loads(line)["messages"] for line in (folder / "pirate.jsonl").read_text().splitlines()]
     answers = [answer for _, answer in rows]

@@ -92,14 +92,14 @@ def test_a_sweep_ranks_its_trials_by_held_out_loss_and_is_done_once(command: Com
     assert [(line[1], line[2]) for line in lines] == [("1e-3", "64"), ("1e-3", "2"), ("1e-4", "64"), ("1e-4", "2")]
     assert "num_epochs" not in done.stdout, "all trials have it"
     assert "beyond doubt" in done.stdout
-    runs = rundir.every(rundir.root())
+    runs = made()
     assert len(runs) == 4
     assert all(run.read_json(run.orders)["changes"][-1] == "train.num_epochs=2" for run in runs)
     page = (folder() / "report.html").read_text()
     assert page.count("<path") == 4
     again = command("sweep", str(small_recipe), *SWEPT, FAKE_AXOLOTL="curve")
     assert again.stdout == done.stdout
-    assert len(rundir.every(rundir.root())) == 4, "nothing was trained again"
+    assert len(made()) == 4, "nothing was trained again"
 
 
 @pytest.mark.usefixtures("fake_axolotl")
@@ -122,21 +122,47 @@ def test_a_stopped_sweep_goes_on_where_it_was(command: Command, small_recipe: Pa
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "wrapper"), "FAKE_AXOLOTL": "hang"}
     with subprocess.Popen([sys.executable, "-m", "ax_recipe", *argv], env=environment) as first:
         deadline = time.monotonic() + DEADLINE_S
-        while not any(
-            run.events.exists() and "metrics" in run.events.read_text() for run in rundir.every(rundir.root())
-        ):
+        while not any(run.events.exists() and "metrics" in run.events.read_text() for run in made()):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         first.send_signal(signal.SIGINT)
         assert first.wait(DEADLINE_S) == 130
-    (interrupted,) = rundir.every(rundir.root())
+    (interrupted,) = made()
     assert interrupted.holder() is None
     assert interrupted.current_state().stage("train").state == "interrupted"
     done = command(*argv, FAKE_AXOLOTL="curve")
     assert done.returncode == 0, done.stderr
-    assert len(rundir.every(rundir.root())) == 2
+    assert len(made()) == 2
     assert interrupted.current_state().stage("evaluate").state == "done"
     assert interrupted.current_state().stage("train").attempt == 2
+
+
+SIDE_BY_SIDE = """
+import sys
+from ax_recipe import axolotl, hardware, rundir, sweep
+place = sweep.Place(rundir.root(), axolotl.find(), hardware.CPU, ("0", "1"))
+sweep.Sweep(sys.argv[1], sweep.Wishes(("lora.r=2,4,8",)), place).go(print)
+"""
+
+
+@pytest.mark.usefixtures("fake_axolotl")
+@pytest.mark.slow
+def test_trials_run_side_by_side_on_sets_of_gpus_and_stop_together(small_recipe: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "wrapper"), "FAKE_AXOLOTL": "hang"}
+    with subprocess.Popen([sys.executable, "-c", SIDE_BY_SIDE, str(small_recipe)], env=environment) as sweeping:
+        deadline = time.monotonic() + DEADLINE_S
+        while sum("metrics" in run.events.read_text() for run in made() if run.events.exists()) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert [trial["devices"] for trial in trials()] == ["0", "1", None]
+        sweeping.send_signal(signal.SIGINT)
+        assert sweeping.wait(DEADLINE_S) != 0
+    assert len(made()) == 2
+    assert {run.current_state().stage("train").state for run in made()} == {"interrupted"}
+
+
+def made() -> list[rundir.RunDir]:
+    return rundir.every(rundir.root())
 
 
 @pytest.mark.usefixtures("fake_axolotl")
@@ -144,7 +170,7 @@ def test_a_trial_that_cannot_be_is_refused_before_any_starts(command: Command, s
     done = command("sweep", str(small_recipe), "--set", "train.learning_rate=1e-3,fast")
     assert done.returncode == 2
     assert "train.learning_rate" in done.stderr
-    assert not rundir.every(rundir.root())
+    assert not made()
     dry = command("sweep", str(small_recipe), *SWEPT, "--dry-run", "--max", "3")
     assert dry.returncode == 0
     assert dry.stdout.count("waiting") == 3

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ax_recipe import evaluation
 from ax_recipe.observe.state import State
 from ax_recipe.runs import Row as Run
 from ax_recipe.story import Story
@@ -98,12 +99,19 @@ def _results(stories: Sequence[Story]) -> list[tuple[str, list[Any]]]:
         ),
         ("held-out loss, before", [figures.value(_first(row, s)) for row, s in _both(rows, states)]),
         ("held-out loss, after", [figures.value(_last(row, s)) for row, s in _both(rows, states)]),
+        ("against its base", [_against(story) for story in stories]),
         ("answers as taught", [f"{row.matched} of {row.asked}" if row.asked else "-" for row in rows]),
         ("tokens a second", [figures.thousands(state.tokens_per_second) for state in states]),
         ("seconds a step", [figures.per_step(state.step_seconds) for state in states]),
         ("active memory, peak", [figures.gib(_peak(state)) for state in states]),
         ("took", [figures.duration(row.seconds) for row in rows]),
     ]
+
+
+def _against(story: Story) -> str:
+    """The change of the held-out loss, row by row, and what may be said of it."""
+    found = evaluation.read(story.run, evaluation.form_of(story.orders), story.orders).held_out
+    return f"{found.verdict} {found.losses.change.value:+.3f}" if found else "-"
 
 
 def _both(rows: Sequence[Run], states: Sequence[State]) -> Iterator[tuple[Run, State]]:
