@@ -1,4 +1,4 @@
-"""Seconds until `watch` paints a run with 100 MB of log, and until all is read: ``python benchmarks/first_paint.py``."""
+"""Seconds until `watch` paints a run with 100 MB of log, and until all is read: `python benchmarks/first_paint.py`."""
 
 from __future__ import annotations
 
