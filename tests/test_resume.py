@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.axolotl, pytest.mark.slow]
 
 DEADLINE_S = 300.0
 STEPS = 40  # saved after every tenth
-SHORT = ("--set", "base.train.max_steps=3", "--set", f"train.max_steps={STEPS}", "--set", "train.logging_steps=1")
+SHORT = ("--set", "base.train.max_steps=5", "--set", f"train.max_steps={STEPS}", "--set", "train.logging_steps=1")
 
 
 def start(runs: Path, *arguments: str) -> subprocess.Popen[bytes]:

@@ -107,7 +107,7 @@ class Attempt:
         if hung:  # it will not come to the end of a step, where it would see the file
             child.stop(lambda: True)
             return
-        saves = self.record.name == "train" and self.run.events.exists()
+        saves = self.watch is not None and self.watch.begun()
         if saves:
             self.run.stop_file.touch()
         try:

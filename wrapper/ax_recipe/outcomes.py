@@ -28,6 +28,7 @@ from ax_recipe.ship.ollama import Ollama, Report
 
 Orders = dict[str, Any]
 _MADE = "made.json"
+_ATTEMPT = '{"event": "attempt"'  # no event that a view knows: they skip it
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +72,21 @@ def _trained(path: Path) -> Outcome:
 
     :raises RunFailedError: it is not so, although Axolotl ended with exit code 0.
     """
-    if not path.exists():
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    seen = _events(text.rpartition(_ATTEMPT)[2])
+    if not seen:
         raise RunFailedError(
             "the trainer did not load our plugin, so nothing proves what it did", "read the stage's log"
         )
-    seen = [event for event in map(events.from_json, path.read_text(encoding="utf-8").splitlines()) if event]
     step, total = _last_step(seen)
     _refuse_interrupted(seen, step, total)
     if total is None or step < total:
         raise RunFailedError(f"training ended after step {step} of {total}, though with exit code 0")
-    last = next(
-        (event.values for event in reversed(seen) if isinstance(event, events.Metrics) and "loss" in event.values),
-        {},
-    )
-    loss, gradient = last.get("loss", math.nan), last.get("grad_norm", math.nan)
+    # Resumed at its last step, it has none to log.
+    last = _last_metrics(seen) or _last_metrics(_events(text))
+    if last is None:
+        raise RunFailedError("training logged no loss", "set train.logging_steps to less than its steps")
+    loss, gradient = last["loss"], last.get("grad_norm", math.nan)
     if not (math.isfinite(loss) and math.isfinite(gradient)):
         raise RunFailedError(f"training diverged: loss {loss}, gradient norm {gradient}", "halve train.learning_rate")
     if loss == 0 or gradient == 0:
@@ -95,10 +97,25 @@ def _trained(path: Path) -> Outcome:
     return Outcome(f"{total} steps, loss {loss:.3f}", figures={"steps": total, "loss": loss})
 
 
+def begin_attempt(path: Path, number: int) -> None:
+    """Tell the exact events of another attempt from those before it, which prove nothing of this one."""
+    if path.exists():
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"\n{_ATTEMPT}, \"number\": {number}}}\n")  # a kill may have left half a line
+
+
+def _events(text: str) -> list[events.Event]:
+    return [event for event in map(events.from_json, text.splitlines()) if event]
+
+
+def _last_metrics(seen: list[events.Event]) -> Mapping[str, float] | None:
+    found = (event.values for event in reversed(seen) if isinstance(event, events.Metrics) and "loss" in event.values)
+    return next(found, None)
+
+
 def _refuse_interrupted(seen: list[events.Event], step: int, total: int | None) -> None:
     """A trainer that somebody else asked to stop ends with exit code 0, too."""
-    last = max((at for at, event in enumerate(seen) if isinstance(event, events.Registered)), default=0)
-    for event in seen[last:]:
+    for event in seen:
         if isinstance(event, events.Interrupted):
             raise StoppedError(f"the trainer was asked to stop by {event.reason} at step {step} of {total}")
 

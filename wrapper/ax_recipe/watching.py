@@ -56,6 +56,11 @@ class Watch:
         pace = reading.words["pace"]
         return f"nothing came for {reading.value:.0f} s at step {self._state.step}, where a step takes {pace} s"
 
+    def begun(self) -> bool:
+        """Whether it trains, so that there is something to save."""
+        self._read(time.time())
+        return self._state.total_steps is not None
+
     @property
     def needs_s(self) -> float:
         """Seconds from asking for a stop until the checkpoint is whole: two steps, and twice what saving took."""

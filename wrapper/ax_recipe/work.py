@@ -65,6 +65,8 @@ class Worker:
     ) -> tuple[Attempt, dict[str, Any], threading.Thread | None]:
         """The attempt, Axolotl's keys that are its alone, and what goes on beside it."""
         run, noting, extra, watch = self.run, None, {}, None
+        if record.name in ("base", "train"):
+            outcomes.begin_attempt(run.base_events if record.name == "base" else run.events, record.attempt)
         if record.name == "train":
             start, found = footing.checkpoint(run)
             words = [*words, *found]
