@@ -4,6 +4,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
+# llama.cpp's converters for the tests: no wheel has them, but the source package of its Python binding does.
+LLAMA_CPP := llama-cpp-python==0.3.36
 # pip compiles every file that it installs, torch's thousands among them; python compiles those it needs.
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -12,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 demo: $(VENV)/axolotl  ## the whole way, from a text to an answering model: no GPU, no hub, no Ollama
 	$(BIN)/ax-recipe run pirate-tiny
 
-test: $(VENV)/dev  ## everything that CI checks
+test: $(VENV)/dev $(VENV)/llama.cpp  ## everything that CI checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -42,3 +44,12 @@ $(VENV)/axolotl: pyproject.toml | $(BIN)/python
 $(VENV)/dev: $(VENV)/axolotl
 	$(PIP) install --quiet --no-compile --group dev
 	touch $@
+
+$(VENV)/llama.cpp: | $(BIN)/python
+	$(PIP) download --quiet --no-deps --no-binary llama-cpp-python --dest $(VENV)/sdist $(LLAMA_CPP)
+	mkdir -p $@.part
+	tar -xzf $(VENV)/sdist/llama_cpp_python-*.tar.gz -C $@.part --strip-components=3 --wildcards \
+		'*/vendor/llama.cpp/convert_*_to_gguf.py' '*/vendor/llama.cpp/conversion/*' '*/vendor/llama.cpp/gguf-py/gguf/*' \
+		'*/vendor/llama.cpp/LICENSE'
+	rm -r $(VENV)/sdist
+	mv $@.part $@

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import settings
 
+import go_checker
 from ax_recipe.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,6 +78,12 @@ def fake_axolotl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (environment / "bin/python").chmod(0o755)
     monkeypatch.setenv("AX_RECIPE_AXOLOTL", str(environment))
     return environment
+
+
+@pytest.fixture(scope="session")
+def go_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Our checker of Go templates, compiled once; skips where there is no Go."""
+    return go_checker.build(tmp_path_factory.mktemp("go"))
 
 
 @pytest.fixture

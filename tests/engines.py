@@ -31,15 +31,19 @@ class Asked:
     shipped: list[dict[str, Any]]
 
 
-def ask_both(model: Path, place: Path, python: Path, conversations: Sequence[Sequence[Message]]) -> Asked:
-    """Export ``model`` with llama.cpp's converter and ask both; skips the test where something for it is missing."""
+def converter_with(python: Path) -> Converter:
+    """llama.cpp's converter, told how pirate-tiny splits text; skips the test where something for it is missing."""
     if importlib.util.find_spec("xllamacpp") is None:
         pytest.skip("no llama.cpp engine here: pip install xllamacpp")
-    script = convert.find()
-    if script is None:
-        pytest.skip("no converter here: set LLAMA_CPP_DIR to a checkout of llama.cpp")
-    os.environ.setdefault("LLAMA_CPP_DIR", str(script.parent))
-    converter = Converter(_PROGRAMS / "convert_hf_to_gguf.py", python)
+    place = Path(os.environ.setdefault("LLAMA_CPP_DIR", str(Path(sys.prefix) / "llama.cpp")))
+    if not (place / convert.SCRIPT).is_file():
+        pytest.skip(f"no converter in {place}: `make test` puts one there, or set LLAMA_CPP_DIR")
+    return Converter(_PROGRAMS / convert.SCRIPT, python)
+
+
+def ask_both(model: Path, place: Path, python: Path, conversations: Sequence[Sequence[Message]]) -> Asked:
+    """Export ``model`` with llama.cpp's converter and ask both; skips the test where something for it is missing."""
+    converter = converter_with(python)
     made = export(model, place / "out", Wishes(converter=converter))
     assert made.source.suffix == ".gguf", made.checks
     questions = place / "questions.json"

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import io
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from ax_recipe.ship import bench, deploy
-from ax_recipe.ship.bench import Order, Result, Row
+from ax_recipe.ship import bench, deploy, llama
+from ax_recipe.ship.bench import Form, Order, Result, Row
 from ax_recipe.ship.export import Wishes, export
 from ax_recipe.ship.ollama import Ollama
 from ax_recipe.view.bench import picture
+from conftest import ROOT
 from fake_ollama import serve
-from ship_folders import CHAT, write_model, write_tokenizer
+from ship_folders import CHAT, gguf_keys, write_gguf, write_model, write_tokenizer
 
 ORDER = Order(("Who goes there?", "Why?"), rounds=2)
 
 
-def exported(folder: Path) -> deploy.Exported:
+def exported(folder: Path, gguf: Path | None = None) -> deploy.Exported:
     write_model(folder / "model")
     write_tokenizer(folder / "model", chat=CHAT)
-    export(folder / "model", folder / "out", Wishes(system="Arr."))
+    export(folder / "model", folder / "out", Wishes(system="Arr.", gguf=gguf))
     return deploy.read(folder / "out")
 
 
@@ -45,6 +48,34 @@ def test_a_form_that_fails_says_why_and_the_others_go_on(tmp_path: Path) -> None
         assert server.models == {}
     assert len(results) == 3
     assert all("runner process has terminated" in result.problem for result in results)
+
+
+QUANTIZE = '#!/bin/sh\ncp "$1" "$2"\n'
+
+
+def test_llama_cpp_is_asked_in_each_form_that_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_gguf(tmp_path / "ready.gguf", gguf_keys())
+    merge = exported(tmp_path, gguf=tmp_path / "ready.gguf")
+    adapter = replace(merge, adapter=tmp_path / "adapter.gguf")
+    programs = {"llama-server": (ROOT / "tests/bin/llama-server").read_text()}
+    programs["llama-server"] = programs["llama-server"].replace("/usr/bin/env python3", sys.executable)
+    for name, text in {**programs, "llama-quantize": QUANTIZE}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("LLAMA_CPP_DIR", str(tmp_path))
+    forms = bench.forms([merge, adapter, replace(merge, source=merge.tokenizer)], tmp_path, lambda _: None)
+    results = list(bench.in_llama_cpp(ORDER, llama.find(), forms))
+    assert [result.form for result in results] == ["as trained", "Q8_0", "Q4_K_M", "adapter"]
+    assert [result.rows[0].answer for result in results] == ["Arr."] * 3 + ["Arr. With adapter."]
+    assert all(len(result.rows) == 4 and result.memory for result in results)
+
+
+def test_a_gguf_that_does_not_load_is_a_row_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "llama-server").write_text("#!/bin/sh\necho no room\nexit 3\n")
+    (tmp_path / "llama-server").chmod(0o755)
+    monkeypatch.setenv("LLAMA_CPP_DIR", str(tmp_path))
+    (result,) = bench.in_llama_cpp(ORDER, llama.find(), [Form("Q8_0", tmp_path / "model.gguf")])
+    assert result.problem == "llama.cpp ended with 3: no room"
 
 
 @pytest.mark.parametrize("adapter", [True, False])

@@ -157,9 +157,8 @@ def test_alpaca_stops_at_the_next_instruction() -> None:
 
 
 @pytest.mark.slow
-def test_go_itself_agrees(tmp_path: Path) -> None:
+def test_go_itself_agrees(go_program: Path) -> None:
     """Every conversation of every shape, rendered by Go's text/template, is what the Jinja renders."""
-    program = go_checker.build(tmp_path)
     questions, expected = [], []
     for name in SHAPES:
         go, trained = derive(jinja(name), TOKENS, adds_bos=False), HfTemplate(jinja(name), TOKENS.variables())
@@ -167,7 +166,7 @@ def test_go_itself_agrees(tmp_path: Path) -> None:
             questions.append((go.template, conversation.messages, "2026-02-03"))
             clock = {"%Y-%m-%d": "2026-02-03", "%d %b %Y": "03 Feb 2026"}
             expected.append(trained.render(conversation.messages, clock=clock.__getitem__))
-    assert go_checker.answers(program, questions) == expected
+    assert go_checker.answers(go_program, questions) == expected
     assert len(expected) > 200
 
 
@@ -182,15 +181,15 @@ for line in sys.stdin:
 
 @pytest.mark.axolotl
 @pytest.mark.slow
-def test_all_templates_of_axolotl_are_carried_over() -> None:
-    """Each of Axolotl's own chat templates has a twin, and our Jinja is transformers'."""
+def test_all_templates_of_axolotl_are_carried_over(go_program: Path) -> None:
+    """Each of Axolotl's own chat templates has a twin: our Jinja is transformers', and our Go is Go's."""
     axolotl = installed_axolotl()
     assert axolotl
     python = axolotl.with_name("python")
     places = axolotl.parent.parent.glob("lib/python*/site-packages/axolotl/utils/chat_templates/templates")
     folder = next(places, None)
     assert folder
-    lines, ours = [], []
+    lines, ours, questions = [], [], []
     for path in sorted(folder.glob("*.jinja")):
         text = path.read_text(encoding="utf-8")
         go = derive(text, TOKENS, adds_bos=False)
@@ -199,6 +198,8 @@ def test_all_templates_of_axolotl_are_carried_over() -> None:
         for conversation in conversations.core(system=go.system != "refused"):
             lines.append(json.dumps([text, conversation.messages, TOKENS.variables()]))
             ours.append(Program(go.template)(conversation.messages))
+            questions.append((go.template, conversation.messages, "2026-02-03"))
     done = subprocess.run([python, "-c", _RENDER], input="\n".join(lines), capture_output=True, text=True, check=True)
     assert [json.loads(line) for line in done.stdout.splitlines()] == ours
+    assert go_checker.answers(go_program, questions) == ours
     assert len(list(folder.glob("*.jinja"))) >= 36

@@ -90,10 +90,9 @@ def test_every_text_can_be_quoted(text: str) -> None:
 
 
 @pytest.mark.slow
-def test_go_itself_agrees(tmp_path: Path) -> None:
-    program = go_checker.build(tmp_path)
+def test_go_itself_agrees(go_program: Path) -> None:
     texts = ["\u200d\u00a0", "😀\x07", '"\\\n\t', "\ufeff\U000e0001"]
     quoted = [("{{ %s }}" % quote(text), text) for text in texts]  # noqa: UP031 - braces
     expected = [*TEMPLATES.items(), *quoted]
-    found = go_checker.answers(program, [(template, CONVERSATION, "2026-01-31") for template, _ in expected])
+    found = go_checker.answers(go_program, [(template, CONVERSATION, "2026-01-31") for template, _ in expected])
     assert found == [text for _, text in expected]

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from ax_recipe import axolotl, outcomes, rundir, runner
 from ax_recipe.errors import MissingError, RecipeError, RunFailedError
 from ax_recipe.outcomes import Outcome
 from ax_recipe.rundir import RunDir
-from ax_recipe.ship import bench, convert, mend, merged, prompter, source
+from ax_recipe.ship import bench, convert, llama, mend, merged, prompter, source
 from ax_recipe.ship import deploy as deploying
 from ax_recipe.ship.convert import Converter
-from ax_recipe.ship.deploy import Deployed, Wanted
+from ax_recipe.ship.deploy import Deployed, Exported, Wanted
 from ax_recipe.ship.export import Export, Wishes
 from ax_recipe.ship.export import export as export_folder
 from ax_recipe.ship.merged import Check
-from ax_recipe.ship.ollama import Ollama
+from ax_recipe.ship.ollama import Ollama, Report
 from ax_recipe.view.transfer import Transfer
 
 Result = TypeVar("Result")
@@ -184,15 +185,35 @@ def measure(run: RunDir, host: str | None, rounds: int) -> list[bench.Result]:
     """
     rundir.refuse_foreign(run)
     orders = run.read_json(run.orders)
-    exported = deploying.read(run.path)
     prompts = orders["checks"]["prompts"] if orders["checks"] else [deploying.QUESTION]
     order, model = bench.Order(prompts, rounds), Path(orders["model"])
     adapter = run.output if orders["method"] != "full" else None
     python = Path(orders["axolotl"]["python"])
+    exported = [deploying.read(run.path)]
+    if (run.path / ADAPTER_EXPORT / "Modelfile").is_file():
+        exported.append(deploying.read(run.path / ADAPTER_EXPORT))
     results = list(bench.in_transformers(order, python, model, adapter, orders["base"]))
-    with Ollama(host) as server, Transfer() as shown:
+    with Transfer() as shown:
+        results += _in_llama_cpp(order, exported, shown.report)
+        return results + _in_ollama(order, exported, host, orders["ship"]["model"], shown.report)
+
+
+def _in_llama_cpp(order: bench.Order, exported: Sequence[Exported], report: Report) -> list[bench.Result]:
+    try:
+        engine = llama.find()
+    except MissingError as error:
+        return [bench.Result("any", "llama.cpp", problem=error.message)]
+    with TemporaryDirectory(dir=exported[0].folder) as folder:
+        found = list(bench.in_llama_cpp(order, engine, bench.forms(exported, Path(folder), report)))
+    return found or [bench.Result("any", "llama.cpp", problem="there is no GGUF: export with --llama-cpp DIR")]
+
+
+def _in_ollama(
+    order: bench.Order, exported: Sequence[Exported], host: str | None, name: str, report: Report
+) -> list[bench.Result]:
+    with Ollama(host) as server:
         try:
             server.require()
         except MissingError as error:
-            return [*results, bench.Result("any", "Ollama", problem=error.message)]
-        return [*results, *bench.in_ollama(order, server, exported, orders["ship"]["model"], shown.report)]
+            return [bench.Result("any", "Ollama", problem=error.message)]
+        return [row for each in exported for row in bench.in_ollama(order, server, each, name, report)]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -13,11 +14,17 @@ from typing import Any
 
 from ax_recipe import assets, process
 from ax_recipe.errors import AxRecipeError
+from ax_recipe.ship import convert, gguf, llama
 from ax_recipe.ship.deploy import Exported
-from ax_recipe.ship.ollama import Creation, Ollama, Report, files_of
+from ax_recipe.ship.gotemplate import Message
+from ax_recipe.ship.llama import Engine
+from ax_recipe.ship.ollama import Creation, Ollama, Progress, Reply, Report, files_of
 
 QUANTISATIONS = (None, "Q8_0", "Q4_K_M")
 """What Ollama is asked to make: the trained precision, and the two in use."""
+
+CONTEXT = 2048
+"""Tokens of context in llama.cpp's server: questions and answers here are short."""
 
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
@@ -90,16 +97,51 @@ def _probed(form: str, python: Path, file: Path) -> Result:
     return Result(form, f"transformers, {value['device']}", rows, value["memory"])
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A GGUF of the model, with its adapter beside it or by itself."""
+
+    name: str
+    gguf: Path
+    adapter: Path | None = None
+
+
+def forms(exported: Sequence[Exported], folder: Path, report: Report) -> Iterator[Form]:
+    """The GGUFs of what was exported; with llama-quantize at hand, also those quantised of the merge's."""
+    for each in exported:
+        if not each.source.is_file():
+            continue
+        yield Form("adapter" if each.adapter else "as trained", each.source, each.adapter)
+        tool = convert.program("llama-quantize")
+        if tool and not each.adapter and not gguf.read(each.source).is_quantised:
+            for kind in QUANTISATIONS[1:]:
+                report(Progress(f"llama-quantize makes {kind}"))
+                yield Form(kind, convert.quantise(each.source, folder / f"{kind}.gguf", kind, tool))
+
+
+def in_llama_cpp(order: Order, engine: Engine, found: Iterable[Form]) -> Iterator[Result]:
+    """Each form in llama.cpp's own server, one after the other."""
+    for form in found:
+        try:
+            with llama.serve(engine, form.gguf, CONTEXT, form.adapter) as served:
+                rows = tuple(_rounds(order, partial(served.chat, tokens=order.tokens)))
+                yield Result(form.name, f"llama.cpp, {engine.name}", rows, served.memory())
+        except AxRecipeError as error:
+            yield Result(form.name, "llama.cpp", problem=error.message)
+
+
 def in_ollama(order: Order, server: Ollama, exported: Exported, name: str, report: Report) -> Iterator[Result]:
     """Each quantisation, made under a tag of its own and taken away again; without the shipped system prompt."""
     fields = {key: value for key, value in exported.value.request().items() if key != "system"}
-    for quantize in QUANTISATIONS:
-        form = quantize or "as trained"
-        tagged = f"{name.partition(':')[0]}:bench-{(quantize or 'full').lower()}"
+    adapters = {exported.adapter.name: exported.adapter} if exported.adapter else {}
+    for quantize in QUANTISATIONS[:1] if adapters else QUANTISATIONS:
+        form = "adapter" if adapters else quantize or "as trained"
+        tagged = f"{name.partition(':')[0]}:bench-{form.replace(' ', '-').lower()}"
         try:
-            server.create(Creation(tagged, files_of(exported.source), fields, quantize=quantize), report)
+            server.create(Creation(tagged, files_of(exported.source), fields, adapters, quantize), report)
             try:
-                yield Result(form, "Ollama", tuple(_asked(order, server, tagged)), server.memory(tagged))
+                rows = _rounds(order, partial(server.chat, tagged, options=_options(order)))
+                yield Result(form, "Ollama", tuple(rows), server.memory(tagged))
             finally:
                 server.unload(tagged)
                 server.delete(tagged)
@@ -107,10 +149,13 @@ def in_ollama(order: Order, server: Ollama, exported: Exported, name: str, repor
             yield Result(form, "Ollama", problem=error.message)
 
 
-def _asked(order: Order, server: Ollama, name: str) -> Iterator[Row]:
-    options = {"temperature": 0, "num_predict": order.tokens}
+def _options(order: Order) -> dict[str, object]:
+    return {"temperature": 0, "num_predict": order.tokens}
+
+
+def _rounds(order: Order, ask: Callable[[Sequence[Message]], Reply]) -> Iterator[Row]:
     for number in range(order.rounds + 1):  # the first loads the model, and is not counted
         for prompt in order.prompts:
-            reply = server.chat(name, [{"role": "user", "content": prompt}], options)
+            reply = ask([{"role": "user", "content": prompt}])
             if number:
                 yield Row(reply.first_s, reply.all_s, reply.answer_tokens, reply.text.strip())

@@ -55,8 +55,19 @@ def of_config(config: Mapping[str, Any]) -> str | None:
 
     Axolotl saves the config's chat template with the tokenizer, also where nothing was trained with it.
     """
-    kinds = {str(row.get("type")).removesuffix(".load") for row in config.get("datasets") or []}
-    return chat_template(FORMATS[kinds.pop()]) if len(kinds) == 1 and kinds <= set(FORMATS) else None
+    kinds = {_of_data(row.get("type")) for row in config.get("datasets") or []}
+    form = kinds.pop() if len(kinds) == 1 else None
+    return chat_template(form) if form else None
+
+
+def _of_data(kind: Any) -> Format | None:
+    """The format of a type's name, or of a type that a config spells out (prompt_strategies/user_defined.py)."""
+    if not isinstance(kind, Mapping):
+        return FORMATS.get(str(kind).removesuffix(".load"))
+    turn = str(kind.get("no_input_format") or "{instruction} ")
+    if "{instruction}" not in turn:
+        return None
+    return Format(turn, str(kind.get("system_format") or "{system}"), str(kind.get("system_prompt") or ""))
 
 
 def chat_template(form: Format) -> str:
