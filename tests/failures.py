@@ -152,6 +152,7 @@ SAMPLES = (
     Sample("cuda-oom-2ranks", "cuda-oom", "training", 1, "torch.OutOfMemoryError: CUDA out of memory"),
     Sample("cuda-oom-4ranks-last-shouts", "cuda-oom", "training", 2, "torch.OutOfMemoryError: CUDA out of memory"),
     Sample("cuda-oom-evaluating-2ranks", "cuda-oom", "evaluating", 1, "torch.OutOfMemoryError: CUDA out of memory"),
+    Sample("cuda-oom-indentation-lost", "cuda-oom", "training", None, "torch.OutOfMemoryError: CUDA out of memory"),
     Sample("cuda-oom-loading", "cuda-oom", "loading", None, "torch.OutOfMemoryError: CUDA out of memory"),
     Sample("cuda-oom-merging", "cuda-oom", "merging", None, "torch.OutOfMemoryError: CUDA out of memory"),
     Sample("cuda-oom-saving", "cuda-oom", "saving", None, "torch.OutOfMemoryError: CUDA out of memory"),
@@ -173,6 +174,13 @@ SAMPLES = (
         "dataset-missing-offline", "dataset-missing", "preparing", None, "ValueError: The dataset could not be loaded"
     ),
     Sample("dataset-split", "dataset-split", "preparing", None, 'ValueError: Unknown split "tran"'),
+    Sample(
+        "dataset-type-old",
+        "dataset-type",
+        "preparing",
+        None,
+        "Error: 'NoneType' object has no attribute 'supports_batched'",
+    ),
     Sample(
         "dataset-type",
         "dataset-type",
@@ -268,16 +276,31 @@ SAMPLES = (
         "r: DataLoader worker (pid 2417) is killed by signal: Killed.",
     ),
     Sample(
+        "host-oom-deepspeed",
+        "host-oom",
+        "loading",
+        None,
+        " '--local_rank=1', 'config.yml'] exits with return code = -9",
+    ),
+    Sample(
         "host-oom-shell", "host-oom", "preparing", None, "e 14:  3117 Killed                  axolotl train config.yml"
     ),
     Sample(
         "host-oom-slurm", "host-oom", "training", None, "epd: error: Detected 1 oom_kill event in StepId=771203.batch"
     ),
+    Sample("host-oom-srun", "host-oom", "loading", 3, "srun: error: gpu-01: task 3: Out Of Memory"),
     Sample(
         "host-oom-tokenizing-2ranks", "host-oom", "preparing", 1, "traceback : Signal 9 (SIGKILL) received by PID 4121"
     ),
     Sample("hub-gated-401", "hub-gated", "importing", None, "OSError: You are trying to access a gated repo."),
     Sample("hub-gated-403", "hub-gated", "importing", None, "OSError: You are trying to access a gated repo."),
+    Sample(
+        "hub-name-resolution",
+        "hub-unreachable",
+        "importing",
+        None,
+        "onnectError: [Errno -3] Temporary failure in name resolution",
+    ),
     Sample(
         "hub-not-found",
         "hub-not-found",
@@ -294,6 +317,13 @@ SAMPLES = (
     ),
     Sample(
         "import-missing", "import-error", "importing", None, "ModuleNotFoundError: No module named 'cut_cross_entropy'"
+    ),
+    Sample(
+        "import-no-axolotl",
+        "import-error",
+        "importing",
+        None,
+        ".cli.train' (ModuleNotFoundError: No module named 'axolotl')",
     ),
     Sample(
         "import-version",
@@ -319,6 +349,13 @@ SAMPLES = (
     ),
     Sample(
         "lora-targets", "lora-targets", "loading", None, "eError: Target modules {'q_prj'} not found in the base model"
+    ),
+    Sample(
+        "model-files-missing",
+        "model-files-missing",
+        "loading",
+        None,
+        "etensors, or pytorch_model.bin, found in directory ./merged.",
     ),
     Sample(
         "native-crash-2ranks", "native-crash", "training", 1, "traceback : Signal 11 (SIGSEGV) received by PID 6444"
@@ -358,6 +395,9 @@ SAMPLES = (
         "port-in-use", "port-in-use", "importing", None, "ver socket has failed to listen on any local network address"
     ),
     Sample("precision-fp16", "precision", "training", None, "ValueError: Attempting to unscale FP16 gradients."),
+    Sample(
+        "ragged-batch", "ragged-batch", "training", None, " equal size, but got [2048] at entry 0 and [1911] at entry 1"
+    ),
     Sample("rank-aborts-2ranks", "rank-died", "training", 1, "traceback : Signal 6 (SIGABRT) received by PID 8565"),
     Sample("rank-exits-2ranks", "rank-died", "training", 1, "exitcode  : 3 (pid: 7008)"),
     Sample(
@@ -379,6 +419,13 @@ SAMPLES = (
         "importing",
         None,
         " after 60000ms while trying to connect to (10.0.0.1, 29500).",
+    ),
+    Sample(
+        "shared-tensors",
+        "shared-tensors",
+        "saving",
+        None,
+        "hem again: [{'lm_head.weight', 'model.embed_tokens.weight'}]",
     ),
     Sample("shm-full-nccl", "shm-full", "loading", 0, "g shared memory segment /dev/shm/nccl-XnV4Lt (size 33030528)"),
     Sample("shm-full-sigbus", "shm-full", "training", 0, "traceback : Signal 7 (SIGBUS) received by PID 4120"),

@@ -124,6 +124,14 @@ def test_no_cut_and_no_noise_makes_it_fail(data: st.DataObject, tmp_path_factory
     assert set(json.loads(json.dumps(found.as_json()))) == {"cause", "phase", "rank", "message", "evidence", "fixes"}
 
 
+def test_the_task_of_a_labelled_line_is_its_rank(tmp_path: Path) -> None:
+    log = tmp_path / "srun.log"
+    lines = (FAILURES / "unknown.log").read_text(encoding="utf-8").splitlines()
+    log.write_text("".join(f"2: {line}\n0: {line if 'loss' in line else '...'}\n" for line in lines), encoding="utf-8")
+    found = diagnose(log)
+    assert (found.cause, found.rank) == ("unknown", 2)
+
+
 FAILED = [
     "Traceback (most recent call last):",
     '  File "/opt/transformers/trainer.py", line 4009, in training_step',

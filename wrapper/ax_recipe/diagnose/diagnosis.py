@@ -98,7 +98,7 @@ def _exit_code(stage: StageRecord) -> int | None:
 
 
 def _diagnosed(reading: Reading, exit_code: int | None, case: Case, stage: StageRecord | None = None) -> Diagnosis:
-    end(reading.state, exit_code)
+    end(reading.state, reading.root_code if exit_code is None else exit_code)
     finding = _first(reading, exit_code)
     figures = _by_figures(reading)
     if finding is None or (finding.cause is table.UNKNOWN and figures and figures.cause.name == "nan"):

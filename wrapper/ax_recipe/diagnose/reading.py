@@ -35,19 +35,20 @@ _CHAINED = (
     "Original Traceback (most recent call last)",  # what a worker of a data loader met
 )
 _BAR = re.compile(r"^.*\d(?:it/s|s/it)\]")  # what stands before a text that was written behind a progress bar
-_INSIDE = (" ", "\t", "|", "│")
+_INSIDE = (" ", "\t", "|", "│", 'File "')  # some collectors cut indentation off
 # Other speakers, who end what an exception says: launchers, loggers, rulers.
 _OTHERS = re.compile(r"[EWIF]\d{3,4} \d\d:|\[\d{4}-\d\d-\d\d |={10}|-{10}|[╭╰]")
 _FAILURES, _ROOT = "Failures:", "Root Cause (first observed failure)"
 _RANK = re.compile(r"\s+rank\s+: (\d+) \(local_rank")
 _CODE = re.compile(r"\s+exitcode\s+: (-?\d+)")
 _FAILED = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)")
+_RETURNED = re.compile(r"exits with return code = (-?\d+)")  # DeepSpeed's launcher
 # What collectors of logs put before each line: "2026-11-22T13:00:00.123Z stderr F ", "Nov 22 13:00:00 host app[12]: ",
 # "trainer-1  | ", and the task of `srun --label`, "3: "; never Axolotl's own stamp, which a level follows.
 _COLLECTED = re.compile(
     r"(?:[\w.-]{1,60}-\d+ +\| )?"
     r"(?:\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?[ \t]"
-    r"(?!\[[A-Z]+\])(?:std(?:out|err) [FP] )?"
+    r"(?!\[[A-Z]+\] \[)(?:\[(?:DEBUG|INFO|WARNING|ERROR)\] |std(?:out|err) [FP] )?"
     r"|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ [\w.-]+(?:\[\d+\])?: )?"
     r"(?: {0,3}(?P<task>\d{1,4}): (?=[ \[\w│╭╰]))?"
 )
@@ -228,6 +229,8 @@ class _Reader:
         elif reading.root_code is None and (found := _FAILED.search(text)):
             reading.root_code, reading.root_rank = int(found[1]), int(found[2])
             reading.root = Said(number, text.strip())
+        elif reading.root_code is None and (found := _RETURNED.search(text)):
+            reading.root_code, reading.root = int(found[1]), Said(number, text.strip())
         elif text.startswith("=" * 10):
             self._table = ""
         return self._table.startswith(_FAILURES)

@@ -21,7 +21,7 @@ CAUSES = (
             r"No such option: (?P<what>\S+)",
             r"load_best_model_at_end requires the sav(?:e|ing)",
             r"Invalid (?:learning rate|beta parameter|weight_decay value)|`r` should be a positive integer",
-            r"should be either an int or float",
+            r"should be either an int or float|max_steps must be set|IterableDataset\w*' has no len",
             r"Failed to download .*config|lora_r[^\n]*(?:must|should)",
             r"Path '?(?P<what>\S+?)'? does not exist",
         ),

@@ -49,7 +49,7 @@ CAUSES = (
         "interrupted",
         "Somebody or something asked it to stop: a key, a signal, a closed terminal, a time limit.",
         patterns(r"^(?:[\w.]*\.)?(?:KeyboardInterrupt|SignalException)\b", r"died with <Signals\.SIG(?:INT|TERM|HUP)"),
-        (),
+        (sign("TERM_RUNLIMIT"), sign("PBS: job killed", r"PBS: job killed: walltime")),
         (remedies.RESUME,),
         "measured with Axolotl 0.19",
         echo=3,

@@ -14,10 +14,13 @@ CAUSES = (
     Cause(
         "dataset-type",
         "Axolotl does not know this type of data set{what}.",
-        patterns(r"unhandled prompt tokenization strategy: (?P<what>\S+?)\.?\s*$"),
+        patterns(
+            r"unhandled prompt tokenization strategy: (?P<what>\S+?)\.?\s*$",
+            r"'NoneType' object has no attribute '(?:tokenize_prompt|supports_batched)'",
+        ),
         (),
         (Remedy("Write the type that the rows have: chat_template for messages, alpaca for instruction and output."),),
-        "measured with Axolotl 0.19",
+        "measured with Axolotl 0.19; Axolotl issues 497, 753",
     ),
     Cause(
         "dataset-split",
@@ -81,7 +84,8 @@ CAUSES = (
         "The data set cannot be found{what}.",
         patterns(
             r"The dataset could not be loaded\.[^\n]*dataset path \((?P<what>[^)]*)\)",
-            r"The dataset could not be loaded",
+            r"Cannot load dataset from the given config \(path: (?P<what>[^)]*)\)",
+            r"The dataset could not be loaded|unhandled dataset load",
             r"Couldn't find (?:a dataset script at|any data file at|'?)(?P<what>[^'\s]+)",
             r"Unable to find '?(?P<what>[^'\s]+)'? (?:with any supported extension|in)",
             r"DatasetNotFoundError",
@@ -161,5 +165,20 @@ CAUSES = (
             _SHOW,
         ),
         "Axolotl docs/faq; the templates of Gemma and Mistral",
+    ),
+    Cause(
+        "ragged-batch",
+        "The rows of one batch have different lengths, and nothing pads them.",
+        patterns(
+            r"stack expects each tensor to be equal size",
+            r"Unable to create tensor, you should probably activate truncation",
+            r"expected sequence of length \d+ at dim \d+ \(got \d+\)",
+        ),
+        (),
+        (
+            Remedy("Pad every row to sequence_len.", {"pad_to_sequence_len": True}),
+            Remedy("One row at a time needs no padding.", {"micro_batch_size": 1, "eval_batch_size": 1}),
+        ),
+        "Axolotl issue 740",
     ),
 )

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from ax_recipe.diagnose.cause import Cause, Remedy, patterns, sign
+
+_NETWORK = re.compile(
+    r"Connect(?:ion)?(?:Error|Timeout)|ReadTimeout|SSLError|ProxyError|Max retries exceeded|"
+    r"[Nn]ame resolution|Name or service not known|Network is unreachable"
+)
 
 CAUSES = (
     Cause(
@@ -34,6 +41,7 @@ CAUSES = (
             r"(?P<what>\S+) is not a local folder and is not a valid model identifier",
             r"Repository Not Found for url: \S*huggingface\.co/(?:api/(?:models|datasets)/)?(?P<what>[\w.-]+/[\w.-]+)",
             r"Dataset '(?P<what>[^']+)' doesn't exist on the Hub",
+            r"HFValidationError[^\n]*'(?P<what>[^']*)'",
             r"Repo id must (?:be in the form|use alphanumeric)[^\n]*'(?P<what>[^']*)'",
         ),
         (),
@@ -65,6 +73,7 @@ CAUSES = (
             Remedy("Leave the hub's new transport out of it.", command="HF_HUB_DISABLE_XET=1 {again}"),
         ),
         "measured with Axolotl 0.19; Axolotl docs/faq (CAS service error)",
+        framed=((_NETWORK, re.compile(r"huggingface_hub|utils/hub|datasets/")),),
     ),
     Cause(
         "tracker-login",

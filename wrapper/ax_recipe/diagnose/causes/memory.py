@@ -46,7 +46,11 @@ CAUSES = (
         ),
         (
             sign("Killed", r"^(?:.*: line \d+: +\d+ )?Killed\b(?! process)"),
-            sign("oom", r"(?i)\boom[-_. ]kill(?:er|ed)?\b"),
+            sign("oom", r"\boom[-_. ]?kill"),
+            sign("OOM", r"\bOOM[-_. ]?[Kk]ill"),
+            sign("srun: error", r"srun: error: .*?(?:tasks? (?P<rank>\d+)[^:]*)?: (?:Out Of Memory|Killed)"),
+            sign("TERM_MEMLIMIT"),
+            sign("PBS: job killed", r"PBS: job killed: .*mem"),
             sign("Out of memory", r"Out of memory: Killed process"),
             sign("bad_alloc", r"what\(\): +std::bad_alloc|throwing an instance of 'std::bad_alloc'"),
             sign("SIGKILL", r"Signal 9 \(SIGKILL\) received by PID"),

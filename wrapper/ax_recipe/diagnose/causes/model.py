@@ -83,6 +83,33 @@ CAUSES = (
         "measured with Axolotl 0.19; safetensors",
     ),
     Cause(
+        "model-files-missing",
+        "A file of the model is not where it is looked for{what}.",
+        patterns(
+            r"[Nn]o file named [^\n]* found in directory (?P<what>\S+?)\.?(?:\s|$)",
+            r"does not appear to have (?:a file|files) named (?P<what>.+?)\.? (?:Checkout|$)",
+            r"does not appear to have (?:a file|files) named",
+            r"No model shards found in (?P<what>\S+)|Can't load (?:the )?(?:config|tokenizer|model|image) (?:for|of)",
+        ),
+        (),
+        (
+            Remedy("See what is there: base_model names the folder that holds config.json.", command="ls -l {what}"),
+            Remedy("Fetch the model's files again.", command="hf download ORGANISATION/NAME --force-download"),
+        ),
+        "transformers modeling_utils, utils/hub",
+    ),
+    Cause(
+        "shared-tensors",
+        "Weights that are one and the same cannot be written to safetensors twice.",
+        patterns(r"[Ss]ome tensors share memory"),
+        (),
+        (
+            Remedy("Write the older format.", {"save_safetensors": False}),
+            Remedy("Or save from the last checkpoint that is whole.", command="{resume}"),
+        ),
+        "safetensors docs/torch_shared_tensors",
+    ),
+    Cause(
         "lora-targets",
         "The model has no modules of the names that the adapter is to go into{what}.",
         patterns(

@@ -60,6 +60,7 @@ CAUSES = (
         (
             sign("Watchdog caught", r"(?:Rank (?P<rank>\d+)\] )?Watchdog caught collective operation timeout"),
             sign("NCCL operations have failed"),
+            sign("got stuck", r"watchdog got stuck for \d+ seconds without making progress"),
         ),
         (
             Remedy("Tokenise first: no rank then waits for it.", command="axolotl preprocess {file}"),

@@ -60,6 +60,7 @@ CAUSES = (
             r"Error building extension '(?:cpu_adam|fused_adam|async_io|transformer_inference|utils)'",
             r"'DummyOptim' object has no attribute",
             r"deepspeed\.(?:runtime|ops)\.\S*(?:Error|Exception)|DeepSpeedConfigError",
+            r"No such file or directory: '[^']*nvcc'",
             r"Please correct the following DeepSpeed config values",
         ),
         (),
@@ -84,6 +85,7 @@ CAUSES = (
             r"fsdp only works in distributed training|Must flatten tensors with uniform dtype",
             r"FullyShardedDataParallel|FlatParameter|fully_shard",
             r"FSDP[^\n]*(?:requires|does not support|not compatible|only support)",
+            r"Cannot flatten integer dtype tensors|OptimState\w+ dispatch",
             r"got mixed torch\.Tensor and DTensor|DTensor[^\n]*not support",
             r"Cannot writeback when the parameter shape changes",
         ),
@@ -198,7 +200,7 @@ CAUSES = (
             r"illegal memory access|unspecified launch failure|misaligned address|CUDA error: an illegal instruction",
             r"uncorrectable (?:ECC|NVLink) error|CUBLAS_STATUS_EXECUTION_FAILED|CUDNN_STATUS_EXECUTION_FAILED",
             r"GPU is lost|has fallen off the bus|CUDA error: (?:launch failed|hardware|the launch timed out)",
-            r"CUDA error: unknown error",
+            r"CUDA error: unknown error|Unable to determine the device handle",
         ),
         (sign("Xid", r"NVRM: Xid|\bXid\b.*\d+"), sign("fallen off the bus"), sign("illegal memory access")),
         (
@@ -270,9 +272,16 @@ CAUSES = (
             r"partially initialized module|numpy\.dtype size changed",
             r"module '(?P<what>[\w.]+)' has no attribute",
             r"Failed to import (?P<what>[\w.]+)",
+            r"requires the (?P<what>\S+) library but it was not found",
+            r"(?P<what>[Ss]entence[Pp]iece|tiktoken|protobuf)`? (?:is required|must be installed|is not installed)",
             r"Please install Axolotl's fork",
         ),
-        (),
+        (
+            sign(
+                "Error while finding module",
+                r"Error while finding module specification .*No module named '(?P<what>\w+)'",
+            ),
+        ),
         (
             Remedy(
                 "Bring the packages back to what this Axolotl asks for.",
