@@ -74,7 +74,7 @@ def test_a_run_without_its_model_says_what_is_missing(invoke: Invoke, trained: C
 
 CHECKS = """\
 checks:
-  prompts: [Who goes there?, {ask: Why?, contains: because}]
+  prompts: [Who goes there?, {ask: "Why?", contains: because}]
   matches: Arr
   at_least: 1
 """

@@ -74,10 +74,10 @@ def written(folder: Path, checks: str) -> str:
     ("checks", "line", "words"),
     [
         ("  prompts: [One?]\n  matches: '(arr'\n", 4 + 1, "no regular expression"),
-        ("  prompts:\n  - {ask: One?, matches: '*'}\n", 5, "no regular expression"),
+        ("  prompts:\n  - {ask: One, matches: '*'}\n", 5, "no regular expression"),
         ("  prompts: [One?]\n", 4, "expects nothing"),
         ("  prompts: [One?]\n  contains: a\n  at_least: 2\n", 6, "more than there are"),
-        ("  prompts:\n  - {ask: One?, contians: a}\n", 5, "contains"),
+        ("  prompts:\n  - {ask: One, contians: a}\n", 5, "contains"),
         ("  prompts:\n  - {contains: a}\n", 5, "`ask` is missing"),
     ],
 )
