@@ -62,7 +62,9 @@ def test_the_best_keeps_the_batch_and_fits_and_none_that_fits_is_faster(
     fitting = [each for each in found.others if each.fits]
     assert found.best.fits or not fitting
     same = [each for each in fitting if each.settings.optimizer == found.best.settings.optimizer]
-    assert all(each.tokens_per_second <= found.best.tokens_per_second for each in same)
+    alike = [each for each in same if each.settings.layout == found.best.settings.layout]
+    assert all(each.tokens_per_second <= found.best.tokens_per_second for each in alike)
+    assert all(each.tokens_per_second <= found.best.tokens_per_second * 1.1 for each in same)
     if not found.best.fits:
         assert all(each.memory.card_gib >= found.best.memory.card_gib for each in found.others)
 
@@ -71,12 +73,12 @@ def test_the_best_keeps_the_batch_and_fits_and_none_that_fits_is_faster(
 def test_a_larger_card_is_never_slower(
     shape: architecture.Shape, method: str, rows: int, kind: GpuKind, gpus: int, more: float
 ) -> None:
-    """For one optimizer: more memory may also buy the one of full precision."""
+    """For one optimizer, and but for the tenth that room is worth: more memory may also buy full precision."""
     larger = replace(kind, memory_gib=kind.memory_gib * more)
     small, large = (
         chosen(shape, method, rows, Hardware(gpus, each), optimizer="adamw_torch_fused").best for each in (kind, larger)
     )
-    assert not small.fits or (large.fits and large.tokens_per_second >= small.tokens_per_second)
+    assert not small.fits or (large.fits and large.tokens_per_second * 1.1 >= small.tokens_per_second)
 
 
 @given(SHAPES, METHODS, ROWS, NEW, COUNTS)

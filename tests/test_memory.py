@@ -60,10 +60,10 @@ def test_measured_runs_are_foretold(group: str) -> None:
                 off.setdefault(figure, []).append(abs(error))
     assert len(off["active_gib"]) >= 10
     assert median(off["active_gib"]) <= 0.005
-    assert max(off["active_gib"]) <= 0.03
+    assert max(off["active_gib"]) <= 0.05
     assert median(off["reserved_gib"]) <= 0.02
     assert max(off["reserved_gib"]) <= 0.08
-    assert max(off["tokens_per_second"]) <= 0.35
+    assert max(off["tokens_per_second"]) <= 0.2
 
 
 def test_the_parts_of_a_measured_run() -> None:

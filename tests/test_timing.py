@@ -46,9 +46,12 @@ def test_packed_steps_follow_the_tokens() -> None:
     assert 1.0 <= tokens / (1001 * 300) < 1.15
 
 
-def test_rows_without_packing_are_padded_to_64_tokens() -> None:
-    assert timed(KEYS).tokens_per_step == 2 * 4 * 320
+def test_rows_without_packing_pay_for_the_longest_among_them() -> None:
+    assert timed(KEYS).tokens_per_step == 2 * 4 * 300
     assert timed({**KEYS, "pad_to_sequence_len": True}).tokens_per_step == 2 * 4 * 2048
+    even = Data(rows=1001, mean=300, longest=300, source="rows.jsonl")
+    many = {**KEYS, "micro_batch_size": 16}
+    assert timed(many, data=even).tokens_per_second > 1.5 * timed(many).tokens_per_second
 
 
 def test_what_is_assumed_is_named() -> None:

@@ -24,6 +24,8 @@ LAYERS = {
     "phi3": "Phi3DecoderLayer",
     "smollm3": "SmolLM3DecoderLayer",
 }
+# Weights and optimizer that would take more than this share of each GPU are rather spread: room is worth some speed.
+_HEAVY, _ROOM_IS_WORTH = 0.25, 1.1
 BATCH, CHECKPOINTING, LAYOUT, OPTIMIZER = "batch", "gradient_checkpointing", "layout", "optimizer"
 
 
@@ -60,11 +62,14 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The best candidate, and all others in the order in which they would have been taken."""
+    """The best candidate, and all others in the order in which they would have been taken.
+
+    ``whole_gib`` is what weights and optimizer take of a GPU that holds them whole.
+    """
 
     best: Candidate
     others: Sequence[Candidate]
-    hardware: Hardware
+    whole_gib: float
 
     def next_best(self, question: str) -> Candidate | None:
         """The first of the others that answers this question otherwise."""
@@ -93,17 +98,20 @@ def choose(keys: Mapping[str, Any], questions: Questions, hardware: Hardware, sh
     :param keys: what is decided already, and wins.
     """
     found = [_candidate(keys, picked, hardware, shape) for picked in _combinations(questions)]
-    ranked = sorted(found, key=_rank)
-    return Choice(ranked[0], ranked[1:], hardware)
+    heaviest = max(candidate.memory.parts.weights + candidate.memory.parts.optimizer for candidate in found)
+    heavy = heaviest > _HEAVY * (hardware.kind.memory_gib if hardware.kind else 0.0)
+    ranked = sorted(found, key=lambda candidate: _rank(candidate, heavy=heavy))
+    return Choice(ranked[0], ranked[1:], heaviest)
 
 
-def _rank(candidate: Candidate) -> tuple[bool, bool, float, float, str]:
+def _rank(candidate: Candidate, *, heavy: bool) -> tuple[bool, bool, float, float, str]:
     """What fits comes first, then what trains in full precision; at the same speed the smaller one, and always one."""
-    size = candidate.memory.card_gib
-    narrow = "8bit" in candidate.settings.optimizer
-    if candidate.fits:
-        return False, narrow, -candidate.tokens_per_second, size, str(candidate)
-    return True, False, size, -candidate.tokens_per_second, str(candidate)
+    size, speed = candidate.memory.card_gib, candidate.tokens_per_second
+    if not candidate.fits:
+        return True, False, size, -speed, str(candidate)
+    if heavy and candidate.settings.layout == "fsdp":
+        speed *= _ROOM_IS_WORTH
+    return False, "8bit" in candidate.settings.optimizer, -speed, size, str(candidate)
 
 
 def _combinations(questions: Questions) -> Iterator[dict[str, Option]]:

@@ -67,7 +67,7 @@ def decide(wish: Wish, hardware: Hardware) -> Decided:
         return Decided((*ruled, *_carefully(wish, hardware, careful)), None, careful)
     questions = _questions(wish, hardware, wish.shape)
     choice = choose.choose(keys, questions, hardware, wish.shape)
-    return Decided((*ruled, *_chosen(wish, choice)), choice, "")
+    return Decided((*ruled, *_chosen(wish, hardware, choice)), choice, "")
 
 
 def share(train: Train, gpus: int) -> int:
@@ -219,20 +219,21 @@ def _layouts(wish: Wish, hardware: Hardware, shape: Shape) -> Iterator[Option]:
         yield Option("spread by FSDP 2", keys)
 
 
-def _chosen(wish: Wish, choice: Choice) -> Iterator[Decision]:
+def _chosen(wish: Wish, hardware: Hardware, choice: Choice) -> Iterator[Decision]:
     """The best candidate's keys, each with what came next."""
     best, train = choice.best, wish.train
-    foretold = f"the fastest that fits, {choose.figures(best)} foretold"
+    foretold = f"the best that fits, {choose.figures(best)} foretold"
     if not best.fits:
         foretold = f"nothing fits with room to spare: the smallest, {choose.figures(best)} foretold, {best.verdict}"
     reasons = {
-        "micro_batch_size": f"{_arithmetic(train, best.picked[BATCH], choice.hardware)}; {foretold}",
+        "micro_batch_size": f"{_arithmetic(train, best.picked[BATCH], hardware)}; {foretold}",
         "gradient_accumulation_steps": choice.reason(BATCH),
         CHECKPOINTING: choice.reason(CHECKPOINTING),
         OPTIMIZER: choice.reason(OPTIMIZER),
         "accelerator_config": "gradients are spread after each micro-batch, never whole on one GPU",
     }
+    spread = f"{choice.whole_gib:.0f} GiB of weights and optimizer are rather spread; {choice.reason(LAYOUT)}"
     asked = [key for key in ("micro_batch_size", CHECKPOINTING, OPTIMIZER) if getattr(train, key) is not None]
     for key, value in best.keys.items():
         source = "recipe" if key in asked else "hardware"
-        yield Decision(key, value, reasons.get(key, choice.reason(LAYOUT)), source)
+        yield Decision(key, value, reasons.get(key, spread), source)

@@ -27,6 +27,7 @@ class Constants:
     ``loss`` and ``eval_loss`` are bytes for each logit at the loss, without a fused one; ``workspace_gib`` is torch's
     own (cuBLAS for the forward and the backward thread, from sm_90 on 32 MiB each); ``cached`` and ``cached_gib`` are
     what the allocator keeps beside the active bytes; ``context_gib`` and ``nccl_gib`` lie outside of torch.
+    ``gathered`` layers are whole at a time where the weights are spread.
     """
 
     loss: float = 12.0
@@ -37,6 +38,7 @@ class Constants:
     cached_gib: float = 0.4
     context_gib: float = 0.5
     nccl_gib: float = 0.9
+    gathered: float = 3.7
 
 
 MEASURED = Constants()
@@ -144,6 +146,11 @@ def _moments(shape: Shape, s: Settings, c: Constants) -> dict[str, dict[str, flo
     }
     if s.method == "full":
         moments["embeddings"] = {**fixed, "gradients": gradients, "activations": at_embeddings}
+    if _shards(s) > 1:
+        moments["optimizer step"]["workspace"] -= _gathered(shape, s, c)
+    if s.layout == "fsdp" and s.method == "full":
+        _give_embeddings(shape, s, c, moments)
+    moments["last backward"]["workspace"] -= _no_longer_gathered(shape, s, c)
     moments["optimizer step"]["workspace"] += _optimizer_room(shape, s)
     if s.layout == "fsdp" and s.method == "qlora":
         moments[_LOADING] = _loading(shape, s)
@@ -152,6 +159,15 @@ def _moments(shape: Shape, s: Settings, c: Constants) -> dict[str, dict[str, flo
         logits = 6.0 * shape.hidden if s.loss == "cut" else c.eval_loss * shape.vocab
         moments["evaluation"] = {**fixed, "logits": s.eval_slots * logits}
     return moments
+
+
+def _give_embeddings(shape: Shape, s: Settings, c: Constants, moments: dict[str, dict[str, float]]) -> None:
+    """At the end FSDP gives the embeddings' gradients away: whole, and once more on their way out."""
+    last = moments["embeddings"]
+    last["workspace"] -= _gathered(shape, s, c)
+    last["activations"] = 2.0 * _embeddings(shape) * s.bytes
+    last["gradients"] -= _embeddings(shape) * _gradient_bytes(s)
+    last["buckets"] = moments["optimizer step"]["buckets"] = 0.0
 
 
 def _context(s: Settings, c: Constants) -> float:
@@ -174,14 +190,16 @@ def _shards(s: Settings) -> int:
 def _fixed(shape: Shape, s: Settings, c: Constants) -> dict[str, float]:
     """Bytes that lie there all the time."""
     trained = float(adapter_parameters(shape, s) if s.method != "full" else shape.parameters)
-    workspace = _workspace_gib(s, c) * GIB + _gathered(shape, s)
+    workspace = _workspace_gib(s, c) * GIB + _gathered(shape, s, c)
     parts = {"weights": _weights(shape, s), "workspace": workspace, "optimizer": _optimizer(shape, s, trained)}
     if s.method != "full":
         parts["adapter"] = trained * _adapter_bytes(s)
     if s.layout == "ddp":
         parts["buckets"] = _gradients(shape, s)
-    elif s.layout == "fsdp" and s.method == "full":  # whole gradients: a layer's, twice, and those of the embeddings
-        parts["buckets"] = s.bytes * (2.0 * shape.linear_parameters / shape.layers + _embeddings(shape))
+    elif s.layout == "fsdp" and s.method == "full":  # whole gradients: a layer's, and those of the head
+        parts["buckets"] = s.bytes * (shape.linear_parameters / shape.layers + shape.vocab * shape.hidden)
+    elif s.layout == "fsdp":  # each matrix of the adapter is gathered by itself, in 2 bytes
+        parts["buckets"] = 2.0 * trained
     elif s.layout in {"zero1", "zero2", "zero3"}:  # two of 500 million bytes are DeepSpeed's own default
         parts["buckets"] = min(2.0 * 5e8, 2 * trained * 2)
     return parts
@@ -255,15 +273,27 @@ def _optimizer(shape: Shape, s: Settings, trained: float) -> float:
 
 def _optimizer_room(shape: Shape, s: Settings) -> float:
     """An optimizer of torch without fusing makes lists of temporaries as large as the parameters."""
+    if (
+        s.layout == "zero3" and s.method == "full"
+    ):  # DeepSpeed steps through a billion numbers at a time, in 4 and 2 bytes
+        return 6.0 * min(1e9, shape.parameters / s.gpus)
     return _gradients(shape, s) if s.optimizer in {"adamw_torch", "adamw_hf"} else 0.0
 
 
-def _gathered(shape: Shape, s: Settings) -> float:
-    """With sharded weights: two whole layers, and the embeddings, which FSDP gathers as one."""
+def _gathered(shape: Shape, s: Settings, c: Constants) -> float:
+    """With spread weights: a few whole layers, and the embeddings, which FSDP gathers as one and keeps to the end."""
     if _shards(s) == 1:
         return 0.0
-    width = 0.516 if s.method == "qlora" else s.bytes
-    return 2 * shape.linear_parameters / shape.layers * width + _embeddings(shape) * s.bytes
+    return c.gathered * _layer_bytes(shape, s) + (_embeddings(shape) * s.bytes if s.layout == "fsdp" else 0)
+
+
+def _layer_bytes(shape: Shape, s: Settings) -> float:
+    return shape.linear_parameters / shape.layers * (0.516 if s.method == "qlora" else s.bytes)
+
+
+def _no_longer_gathered(shape: Shape, s: Settings, c: Constants) -> float:
+    """At the last layer of a backward pass there is no next one to fetch."""
+    return (c.gathered - 1) * _layer_bytes(shape, s) if _shards(s) > 1 else 0.0
 
 
 def _stored(shape: Shape, s: Settings) -> tuple[float, float]:
@@ -379,8 +409,10 @@ def _loss(shape: Shape, s: Settings, c: Constants) -> float:
 
 def _embedding_gradients(shape: Shape, s: Settings) -> float:
     """Those of the embeddings come last of all."""
-    if s.method != "full" or s.accumulation > 1 or shape.tied:
+    if s.method != "full" or s.accumulation > 1 or (shape.tied and s.layout != "fsdp"):
         return 0.0
+    if s.layout == "fsdp":  # with those of the head, in one
+        return _embeddings(shape) * _gradient_bytes(s)
     return shape.vocab * shape.hidden * (_gradient_bytes(s) + (2 if s.wide_embeddings else 0))
 
 
@@ -393,9 +425,19 @@ def _first_gradients(shape: Shape, s: Settings) -> float:
 
 
 def _hole(shape: Shape, s: Settings, moment: str) -> float:
-    """The logits in 2 bytes leave a hole that is too small for what comes after them."""
-    plain = moment == "loss" and s.loss == "plain"
-    return 2.0 * s.slots * shape.vocab if plain else 0.0
+    """What is free and yet of no use.
+
+    The logits in 2 bytes leave a hole that is too small for what comes after them. With spread weights, what is fetched
+    and given away has memory of its own, which recomputing does not get.
+    """
+    plain = 2.0 * s.slots * shape.vocab if moment == "loss" and s.loss == "plain" else 0.0
+    if _shards(s) == 1 or not s.checkpointing:
+        return plain
+    if s.method != "full" and moment == "first backward":
+        return _room(shape, s) + _embeddings(shape) * s.bytes
+    if s.layout == "fsdp" and s.method == "full" and moment == "last backward":
+        return _room(shape, s) + _gradients(shape, s) - _embeddings(shape) * _gradient_bytes(s)
+    return plain
 
 
 def as_json(memory: Memory) -> dict[str, Any]:

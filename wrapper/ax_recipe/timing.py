@@ -37,14 +37,16 @@ _CPU = (0.2, 40.0)  # a few cores: no promise
 
 # Fitted to one H200 with Axolotl 0.19.0: the share of the peak that matrix products reach, and the bytes moved for each
 # byte kept for the backward pass, for each logit without a fused loss, and for each byte of a norm that is not Liger's.
-_EFFICIENCY, _MOVED_KEPT, _MOVED_LOGIT, _MOVED_NORM = 0.56, 14.0, 100.0, 30.0
-_LAYER_S = 0.0015  # what each micro-batch pays for each layer, however few tokens it has
-_SCALING = {"single": 1.0, "ddp": 0.96, "zero1": 0.94, "zero2": 0.92, "zero3": 0.9, "fsdp": 0.95}
-# GB/s at which a GPU fetches what lies on the others, by compute capability: NVLink's by data sheets, else PCIe's.
-_LINKS, _PCIE = {70: 100.0, 80: 200.0, 90: 350.0, 100: 700.0}, 15.0
+_EFFICIENCY, _MOVED_KEPT, _MOVED_LOGIT, _MOVED_NORM = 0.56, 12.0, 140.0, 30.0
+_LAYER_S = 0.002  # what each micro-batch pays for each layer, however few tokens it has
+_SCALING = {"single": 1.0, "ddp": 0.96, "zero1": 0.94, "zero2": 0.92, "zero3": 1.0, "fsdp": 1.0}
+# GB/s at which a GPU fetches what lies on the others, by compute capability: measured on two H200, those of other NVLinks
+# by their data sheets, else PCIe's. Each fetch or gift takes so many seconds beside; ZeRO 3 so many for each layer.
+_LINKS, _PCIE = {70: 45.0, 80: 85.0, 90: 130.0, 100: 260.0}, 12.0
+_FETCH_S, _ZERO3_LAYER_S = 0.0004, 0.037
 _PACKED = 0.96  # how full packing makes a row
 _START_S = 60.0  # imports, loading, the first step's compiling
-_LAUNCH_S = 0.008  # what Python takes to start one layer's kernels, forward, again and backward
+_LAUNCH_S = 0.009  # what Python takes to start one layer's kernels, forward, again and backward
 
 ASSUMED_ROWS, ASSUMED_TOKENS = 10_000, 500
 ERROR = 0.35
@@ -143,9 +145,9 @@ def estimate(
     else:
         assumed.append(f"{data.rows:,} rows of {data.mean:.0f} tokens, by the characters of {data.source}")
     steps = _steps(settings, keys, data)
-    per_micro = _micro_batch_tokens(settings, keys, data)
-    tokens_per_step = round(per_micro * settings.accumulation * settings.gpus)
-    speed = settings.gpus * per_micro / seconds_of(shape, settings, hardware, per_micro)
+    tokens, slots = _micro_batch(settings, keys, data)
+    tokens_per_step = round(tokens * settings.accumulation * settings.gpus)
+    speed = settings.gpus * tokens / seconds_of(shape, settings, hardware, slots)
     return _whole(steps, tokens_per_step, speed, hardware, price, tuple(assumed))
 
 
@@ -177,17 +179,18 @@ def _steps(s: Settings, keys: Mapping[str, Any], data: Data) -> int:
     return most if most > 0 else steps
 
 
-def _micro_batch_tokens(s: Settings, keys: Mapping[str, Any], data: Data) -> float:
-    """Slots of a usual micro-batch: whole ones when packed or padded, else about as long as its rows."""
+def _micro_batch(s: Settings, keys: Mapping[str, Any], data: Data) -> tuple[float, float]:
+    """Tokens of a usual micro-batch, and its slots: all of them tokens when packed, else as long as its longest row."""
     if s.packed or keys.get("pad_to_sequence_len"):
-        return float(s.slots)
-    row = min(64 * ceil(data.mean / 64), s.slots // s.micro_batch)
-    return float(s.micro_batch * row)
+        return float(s.slots), float(s.slots)
+    most = s.slots // s.micro_batch
+    longest = data.mean + (data.longest - data.mean) * (1 - 1 / s.micro_batch)
+    return s.micro_batch * min(data.mean, most), s.micro_batch * min(64 * ceil(longest / 64), most)
 
 
 def seconds_of(shape: Shape, s: Settings, hardware: Hardware, tokens: float) -> float:
-    """One micro-batch of so many tokens on one GPU, with what it hears from and tells the others meanwhile."""
-    return max(_computing(shape, s, hardware, tokens) / _SCALING[s.layout], _gathering(shape, s))
+    """One micro-batch of so many tokens on one GPU, with what it fetches from the others and gives them."""
+    return _computing(shape, s, hardware, tokens) / _SCALING[s.layout] + _fetching(shape, s)
 
 
 def _computing(shape: Shape, s: Settings, hardware: Hardware, tokens: float) -> float:
@@ -203,16 +206,19 @@ def _computing(shape: Shape, s: Settings, hardware: Hardware, tokens: float) -> 
     return max(seconds, shape.layers * _LAUNCH_S * 0.75 * again)
 
 
-def _gathering(shape: Shape, s: Settings) -> float:
-    """Where weights are spread, each GPU fetches all of them forward and backward, and gives its gradients away."""
-    if s.layout not in {"fsdp", "zero3"}:
+def _fetching(shape: Shape, s: Settings) -> float:
+    """Where weights are spread, each GPU fetches all of them for each pass, and gives its gradients away."""
+    if s.layout == "zero3":
+        return shape.layers * _ZERO3_LAYER_S
+    if s.layout != "fsdp":
         return 0.0
-    linears = 0.5 if s.method == "qlora" else s.bytes
-    rest = shape.parameters - shape.linear_parameters
-    gathered = 2.0 * (shape.linear_parameters * linears + rest * s.bytes)
+    linears = shape.linear_parameters * (0.5 if s.method == "qlora" else s.bytes)
+    rest = (shape.parameters - shape.linear_parameters) * s.bytes
     given = shape.parameters * s.bytes if s.method == "full" else 0
-    link = _LINKS.get(s.capability, _PCIE)
-    return (gathered + given) * (1 - 1 / s.gpus) / (link * 1e9)
+    bytes_moved = (2.0 * linears + rest + given) * (1 - 1 / s.gpus)
+    # A layer is one fetch, and each matrix of an adapter another: forward, again, and backward.
+    fetches = shape.layers * (1 + 2 * len(s.targets)) * (3 if s.checkpointing else 2)
+    return bytes_moved / (_LINKS.get(s.capability, _PCIE) * 1e9) + fetches * _FETCH_S
 
 
 def _moved(shape: Shape, s: Settings) -> float:
