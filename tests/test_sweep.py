@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from ax_recipe import hardware, rundir, sweep
+from ax_recipe import evaluation, hardware, rundir, stages, sweep
+from ax_recipe.cli.program import FORMS
 from ax_recipe.errors import RecipeError
 from ax_recipe.hardware import Hardware
 from ax_recipe.intervals import Interval
@@ -68,6 +69,12 @@ def test_gpus_are_lent_in_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
     assert sweep.device_sets(machine, 1) == ("4", "6", "7")
     assert sweep.device_sets(hardware.CPU, 0) == ("",)
+
+
+def test_a_trial_ends_with_its_evaluation_and_the_command_line_knows_its_forms() -> None:
+    assert sweep.STAGES == tuple(stages.TITLES)[: len(sweep.STAGES)]
+    assert sweep.STAGES[-1] == "evaluate"
+    assert FORMS == evaluation.FORMS
 
 
 def folder() -> Path:
