@@ -32,7 +32,10 @@ def test_the_stages_are_those_of_the_plan() -> None:
 
 def test_list_names_the_bundled_recipes(invoke: Invoke) -> None:
     assert "pirate-tiny" in invoke("list").output
-    assert len(json.loads(invoke("list", "--json").output)) == 4
+    rows = {row["name"]: row for row in json.loads(invoke("list", "--json").output)}
+    assert len(rows) >= 20
+    assert rows["pirate"]["base"] == "NousResearch/Meta-Llama-3.1-8B"
+    assert rows["pirate-tiny"]["base"] is None
 
 
 def test_show_prints_the_file_or_its_values(invoke: Invoke) -> None:

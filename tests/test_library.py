@@ -14,6 +14,7 @@ import pytest
 from ax_recipe import planning, preparing, recipe
 from ax_recipe.memory import FITS, UNKNOWN
 from ax_recipe.recipe import Recipe
+from ax_recipe.view import library
 from conftest import ROOT, installed_axolotl
 from tiny_bases import DATA, TOKENS, reads, small, texts
 
@@ -85,6 +86,18 @@ def test_its_header_says_what_and_where_in_few_lines(name: str) -> None:
     assert 2 <= len(header) <= 6
     assert max(map(len, lines)) <= 124
     assert len(str(RECIPES[name].about)) <= 72
+
+
+def test_the_list_has_80_columns_and_the_small_before_the_large() -> None:
+    rows = list(library.lines(list(RECIPES.values()), 80))
+    assert max(map(len, rows)) <= 80
+    names = [line.split()[0] for line in rows if line[:1].strip()][1:]
+    assert sorted(names) == sorted(RECIPES)
+    assert names.index("qwen3-4b-tools") < names.index("qwen3-14b-chat") < names.index("qwen3-32b-chat")
+    assert rows.count("") == len({name.partition("-")[0] for name in names})
+    assert next(line for line in rows if line.startswith("mistral-7b-orpo")).split()[1:4] == [
+        "qlora,", "orpo", "1xA100-40GB",
+    ]  # fmt: skip
 
 
 def case(name: str, folder: Path) -> dict[str, Any]:

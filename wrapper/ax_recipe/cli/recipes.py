@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import click
@@ -19,14 +20,14 @@ NEW_EXAMPLE = "--base Qwen/Qwen3-4B --data rows.jsonl --gpus 1xRTX4090-24GB"
 def list_(as_json: bool) -> None:
     """Show the bundled recipes."""
     from ax_recipe import recipe
+    from ax_recipe.view import library
 
     recipes = [recipe.load(path.stem) for path in recipe.bundled()]
-    rows = [{"name": each.name, "about": each.about, "method": each.method, "gpus": each.gpus} for each in recipes]
     if as_json:
-        click.echo(json.dumps(rows, indent=1))
+        click.echo(json.dumps([library.row(each) for family in library.ordered(recipes) for each in family], indent=1))
         return
-    for row in rows:
-        click.echo(f"{row['name']:<14}{row['gpus'] or 'CPU':<14}{row['about']}")
+    for line in library.lines(recipes, shutil.get_terminal_size().columns):
+        click.echo(line)
 
 
 @main.command(epilog=example("ax-recipe show pirate"))
@@ -48,7 +49,7 @@ def show(name: str, as_json: bool) -> None:
 @click.option("--base", metavar="MODEL", help="The model to start from: a folder, or a hub id.")
 @click.option("--data", metavar="DATA", help="What to learn from: a file or folder of rows, or a hub id.")
 @click.option("--goal", type=click.Choice(GOALS), help="What for; by the data's form when left out.")
-@click.option("--gpus", metavar="N", help="The hardware: 4xA100-80GB, 1, or 0 for the CPU; this machine's when left out.")
+@click.option("--gpus", metavar="N", help="The hardware: 4xA100-80GB, 1, or 0 for the CPU (else this machine's).")
 @click.option("--name", "named", metavar="NEW", help="The new recipe's name, as the argument says it, too.")
 @click.option("--ollama/--no-ollama", default=None, help="Whether the model is to answer in Ollama (it is).")
 @axolotl_option
@@ -121,15 +122,15 @@ def check(
     return 2 if checking.has_error(found) else 0
 
 
-@main.command(epilog=example("ax-recipe explain lora", "ax-recipe explain kv-cache pirate-tiny", "ax-recipe explain AX012"))
+@main.command(epilog=example("ax-recipe explain", "ax-recipe explain kv-cache pirate-tiny", "ax-recipe explain AX012"))
 @click.argument("topic", required=False, metavar="[TOPIC|CODE]")
 @click.argument("name", required=False, metavar="[NAME|RUN]")
 @axolotl_option
 @runs_option
 def explain(topic: str | None, name: str | None, axolotl: str | None, runs: str | None) -> None:
     """Explain a topic with the numbers of a recipe or a run, or what a finding's code means; no word lists them."""
-    from ax_recipe import codes, explaining, rundir
     from ax_recipe import axolotl as environment
+    from ax_recipe import codes, explaining, rundir
 
     if topic is None:
         click.echo(explaining.listing())
