@@ -163,9 +163,9 @@ CODES: Mapping[str, Page] = {
         "sequence_len: 64  ->  sequence_len: 2048",
     ),
     "AX021": Page(
-        "val_set_size: a share or rows",
-        "Below 1 it is a share of the rows, from 1 up a number of rows.",
-        "5 keeps five rows, not five per cent; more rows than there are leave none to train on.",
+        "val_set_size is no share",
+        "It is the share of the rows that is kept for evaluation: below 1.",
+        "Axolotl 0.19 takes no number of rows: 5 ends it after everything is loaded (\"test_size=5.0 should be ...\").",
         "0.05 for five per cent.",
         "val_set_size: 5  ->  val_set_size: 0.05",
     ),
