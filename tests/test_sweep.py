@@ -72,7 +72,7 @@ def test_gpus_are_lent_in_sets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_trial_ends_with_its_evaluation_and_the_command_line_knows_its_forms() -> None:
-    assert sweep.STAGES == tuple(stages.TITLES)[: len(sweep.STAGES)]
+    assert tuple(stages.TITLES)[: len(sweep.STAGES)] == sweep.STAGES
     assert sweep.STAGES[-1] == "evaluate"
     assert FORMS == evaluation.FORMS
 
