@@ -110,6 +110,7 @@ trl:
         ({"sequence_len": "4k"}, "AX002", "sequence_len", "expected a whole number, found '4k' (text)", None),
         ({"warmup_steps": 0.1}, "AX002", "warmup_steps", "expected a whole number, found 0.1 (a number)", None),
         ({"output_dir": None}, "AX002", "output_dir", "expected text, found nothing", "remove the line"),
+        ({"save_strategy": False}, "AX002", "save_strategy", "expected text, found false", 'in quotes: "no"'),
         ({"hub_model_id": 7}, "AX002", "hub_model_id", "expected text, found 7", 'in quotes: "7"'),
         ({"plugins": LIGER}, "AX002", "plugins", "expected a list, found", f"`- {LIGER}`"),
         ({"datasets": {"path": "a"}}, "AX002", "datasets", "expected a list", None),

@@ -390,10 +390,15 @@ def _wrong(value: Any, schemas: Sequence[Json], path: Keys) -> _Finding:
     if value is None:
         fix = "Give a value, or remove the line."
     elif "text" in kinds and isinstance(value, (bool, int, float)):
-        fix = f'Put it in quotes: "{value}".'
+        fix = f'Put it in quotes: "{_written(value)}".'
     elif "a list" in expected and not isinstance(value, dict):
         fix = f"Write `- {value}` on a line of its own."
     return _Finding(path, "AX002", f"expected {expected}, found {_found(value)}", fix)
+
+
+def _written(value: Any) -> str:
+    """As it stood in the file: what YAML 1.1 reads as false where text is wanted was a bare no, as in save_strategy."""
+    return {False: "no", True: "true"}[value] if isinstance(value, bool) else str(value)
 
 
 def _kind(schema: Json) -> str:
