@@ -272,10 +272,12 @@ def _optimizer(shape: Shape, s: Settings, trained: float) -> float:
 
 
 def _optimizer_room(shape: Shape, s: Settings) -> float:
-    """An optimizer of torch without fusing makes lists of temporaries as large as the parameters."""
-    if (
-        s.layout == "zero3" and s.method == "full"
-    ):  # DeepSpeed steps through a billion numbers at a time, in 4 and 2 bytes
+    """What the step itself needs.
+
+    DeepSpeed takes a billion numbers at a time, in 4 and in 2 bytes; an optimizer of torch without fusing makes lists of
+    temporaries as large as the parameters.
+    """
+    if s.layout == "zero3" and s.method == "full":
         return 6.0 * min(1e9, shape.parameters / s.gpus)
     return _gradients(shape, s) if s.optimizer in {"adamw_torch", "adamw_hf"} else 0.0
 

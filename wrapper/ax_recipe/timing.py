@@ -40,8 +40,8 @@ _CPU = (0.2, 40.0)  # a few cores: no promise
 _EFFICIENCY, _MOVED_KEPT, _MOVED_LOGIT, _MOVED_NORM = 0.56, 12.0, 140.0, 30.0
 _LAYER_S = 0.002  # what each micro-batch pays for each layer, however few tokens it has
 _SCALING = {"single": 1.0, "ddp": 0.96, "zero1": 0.94, "zero2": 0.92, "zero3": 1.0, "fsdp": 1.0}
-# GB/s at which a GPU fetches what lies on the others, by compute capability: measured on two H200, those of other NVLinks
-# by their data sheets, else PCIe's. Each fetch or gift takes so many seconds beside; ZeRO 3 so many for each layer.
+# GB/s at which a GPU fetches what lies on the others, by compute capability: measured on two H200, guessed for other
+# NVLinks by their data sheets, else PCIe's. Each fetch takes so many seconds beside; ZeRO 3 so many for each layer.
 _LINKS, _PCIE = {70: 45.0, 80: 85.0, 90: 130.0, 100: 260.0}, 12.0
 _FETCH_S, _ZERO3_LAYER_S = 0.0004, 0.037
 _PACKED = 0.96  # how full packing makes a row
