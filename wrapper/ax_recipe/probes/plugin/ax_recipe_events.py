@@ -26,7 +26,7 @@ import torch
 from axolotl.integrations.base import BasePlugin
 from axolotl.utils.logging import get_logger
 from datasets import Dataset
-from transformers import TrainerCallback
+from transformers import TrainerCallback, set_seed
 
 LOG = get_logger("axolotl.ax_recipe")  # Axolotl drops INFO of loggers that are not its own
 STEP_EVERY_S = 0.2  # a step event takes 0.05 ms, but a year-long file of them helps nobody
@@ -82,6 +82,10 @@ class EventsPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl is absent from 
         self.sink.write("phase", name="loading", exact=True)
         if cfg.liger_rope and (cfg.lora_qkv_kernel or cfg.lora_o_kernel):
             _let_liger_rope_through(cfg)
+        # Axolotl 0.19 seeds only its trainer, when the adapter has its first random weights already: those depended on
+        # what came before, as on whether the data was tokenised now or by an earlier run.
+        if cfg.adapter and cfg.seed is not None:
+            set_seed(cfg.seed)
 
     def post_model_load(self, _cfg: Any, model: Any) -> None:
         """Count the parameters; bitsandbytes packs two 4-bit weights into one element."""
