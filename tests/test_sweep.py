@@ -168,6 +168,23 @@ def test_trials_run_side_by_side_on_sets_of_gpus_and_stop_together(small_recipe:
     assert {run.current_state().stage("train").state for run in made()} == {"interrupted"}
 
 
+@pytest.mark.usefixtures("fake_axolotl")
+@pytest.mark.slow
+def test_a_trial_that_somebody_stops_stays_stopped(command: Command, small_recipe: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "wrapper"), "FAKE_AXOLOTL": "hang"}
+    argv = [sys.executable, "-m", "ax_recipe", "sweep", str(small_recipe), "--set", "lora.r=2,4"]
+    with subprocess.Popen(argv, env=environment) as sweeping:
+        deadline = time.monotonic() + DEADLINE_S
+        while sweeping.poll() is None:
+            assert time.monotonic() < deadline
+            for run in made():
+                if run.holder() is not None and run.events.exists() and "metrics" in run.events.read_text():
+                    command("stop", run.name)
+            time.sleep(0.1)
+        assert sweeping.returncode == 1, "no trial came to a held-out loss"
+    assert [run.current_state().stage("train").attempt for run in made()] == [1, 1]
+
+
 def made() -> list[rundir.RunDir]:
     return rundir.every(rundir.root())
 

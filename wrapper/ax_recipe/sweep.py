@@ -167,6 +167,7 @@ class Sweep:
         asked = asdict(replace(wishes, trusted=False, stop_hopeless=False))
         content = [first.file.read_text(encoding="utf-8"), str(place.hardware), place.devices, asked]
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+        self._started: set[tuple[str, ...]] = set()
         self.axes = [axis(change) for change in wishes.changes]
         self.recipe_name = first.name
         self.folder = place.runs / "sweeps" / f"{first.name}-{digest}"
@@ -238,14 +239,14 @@ class Sweep:
                 self._note(each.trial, replace(each.trial, stopped=why))
                 runs.stop(each.run)
         for devices in self.place.devices:
-            trial = None if devices in going else self._next(devices, going)
+            trial = None if devices in going else self._next(devices)
             if trial:
                 going[devices] = self._start(trial, devices, say)
         return bool(going)
 
-    def _next(self, devices: str, going: dict[str, _Going]) -> Trial | None:
-        taken = {each.trial.changes for each in going.values()}
-        waiting = (each for each in self.trials if each.changes not in taken and not self._over(each))
+    def _next(self, devices: str) -> Trial | None:
+        """What to start on these GPUs; each trial once a command, for one that was stopped by hand is to stay so."""
+        waiting = (each for each in self.trials if each.changes not in self._started and not self._over(each))
         return next((each for each in waiting if each.devices in (None, devices)), None)
 
     def _over(self, trial: Trial) -> bool:
@@ -257,6 +258,7 @@ class Sweep:
         return "failed" in states or all(state in ("done", "skipped") for state in states)
 
     def _start(self, trial: Trial, devices: str, say: Say) -> _Going:
+        self._started.add(trial.changes)
         run = self.run_of(trial)
         if run is None:
             with _only(devices):
