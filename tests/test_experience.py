@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +132,17 @@ def test_a_gpu_here_has_the_name_that_a_plan_gives_it(driver: str, memory: float
     found = named(driver, memory, capability)
     assert (found.name, found.memory_gib) == (name, memory)
     assert name not in KINDS or parse(f"1x{name}").kind is not None
+
+
+@pytest.mark.usefixtures("fake_axolotl")
+def test_a_run_writes_down_what_was_foretold_and_what_it_measured(
+    command: Callable[..., subprocess.CompletedProcess[str]], small_recipe: Path
+) -> None:
+    done = command("run", str(small_recipe), "--until", "train")
+    assert done.returncode == 0, done.stderr
+    assert "small on the CPU" in done.stderr
+    (run,) = map(RunDir, (small_recipe.parent / "runs").glob("small-*"))
+    note = run.read_json(run.measured)
+    assert note["foretold"] == run.read_json(run.orders)["foretold"]
+    assert note["measured"].keys() == {"active_gib", "reserved_gib", "step_seconds"}
+    assert "on this machine: 1 run" in command("plan", str(small_recipe)).stdout

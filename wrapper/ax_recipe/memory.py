@@ -274,8 +274,8 @@ def _optimizer(shape: Shape, s: Settings, trained: float) -> float:
 def _optimizer_room(shape: Shape, s: Settings) -> float:
     """What the step itself needs.
 
-    DeepSpeed takes a billion numbers at a time, in 4 and in 2 bytes; an optimizer of torch without fusing makes lists of
-    temporaries as large as the parameters.
+    DeepSpeed takes a billion numbers at a time, in 4 and in 2 bytes; an optimizer of torch without fusing makes lists
+    of temporaries as large as the parameters.
     """
     if s.layout == "zero3" and s.method == "full":
         return 6.0 * min(1e9, shape.parameters / s.gpus)
