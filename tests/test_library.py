@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -41,6 +42,17 @@ def test_the_library_is_what_people_look_for() -> None:
     assert len(RECIPES) >= 20
     assert {each.method for each in RECIPES.values()} == {"full", "lora", "qlora"}
     assert {each.rl for each in RECIPES.values()} == {None, "dpo", "orpo"}
+
+
+def test_the_table_of_recipes_is_current() -> None:
+    spec = importlib.util.spec_from_file_location("recipe_docs", ROOT / "docs/recipes.py")
+    assert spec
+    assert spec.loader
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    written = (ROOT / "recipes/README.md").read_text(encoding="utf-8")
+    assert written == script.page(written), "python docs/recipes.py writes it anew"
+    assert all(f"| `{name}` |" in written for name in RECIPES)
 
 
 @hub

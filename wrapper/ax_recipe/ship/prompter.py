@@ -38,6 +38,9 @@ FORMATS = {
     "alpaca_w_system.load_instruct": Format(_INSTRUCT, "### System:\n{system}\n\n"),
     "alpaca_w_system.load_open_orca": Format("### Human:\n{instruction}\n### Assistant:\n", "### System:\n{system}\n"),
     "alpaca_w_system.load_open_orca_chatml": Format(_CHATML, _CHATML_SYSTEM),
+    # Plain text: what is asked is a beginning, the answer is how it goes on.
+    "completion": Format("{instruction}"),
+    "pretrain": Format("{instruction}"),
 }
 """Axolotl 0.19's prompters by the ``type`` of a dataset, as they write an instruction without input."""
 
