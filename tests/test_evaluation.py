@@ -15,6 +15,7 @@ from ax_recipe.rundir import RunDir
 from ax_recipe.view import evaluation as view
 
 TARGETS = {"loss": None, "eval_loss": None, "forgotten": None}
+STAGES = {"stages": [{"name": "evaluate", "skip": ""}]}
 Cost = tuple[int, float]
 
 
@@ -24,7 +25,15 @@ def run(tmp_path: Path) -> RunDir:
 
 
 def orders(**more: Any) -> dict[str, Any]:
-    return {"base": "/base", "model": "/run/merged", "method": "lora", "checks": None, "targets": TARGETS, **more}
+    return {
+        "base": "/base",
+        "model": "/run/merged",
+        "method": "lora",
+        "checks": None,
+        "targets": TARGETS,
+        **STAGES,
+        **more,
+    }
 
 
 def costs(mean: float, count: int = 30, seed: int = 0) -> list[Cost]:
@@ -132,7 +141,16 @@ def test_the_bar_is_what_the_recipe_asks_and_to_beat_the_base(
 def test_a_bar_that_was_not_measured_is_not_met(run: RunDir) -> None:
     asked = orders(checks={"prompts": ["?"], "at_least": 1}, targets={**TARGETS, "eval_loss": 2.0})
     bars = evaluation.bars(evaluation.read(run, "adapter", asked), asked, None)
-    assert [(bar.name, bar.met) for bar in bars] == [("held-out loss", False), ("answers as taught", False)]
+    against = "held-out loss against the base"
+    assert [bar.name for bar in bars] == [against, "held-out loss", "answers as taught"]
+    assert not [bar for bar in bars if bar.met or bar.found]
+    keeps_none = {**asked, "stages": [{"name": "evaluate", "skip": "the recipe keeps no rows for it"}]}
+    bars = evaluation.bars(evaluation.read(run, "adapter", keeps_none), keeps_none, None)
+    assert against not in [bar.name for bar in bars]
+    told(run, "general", costs(3.0))
+    told(run, "general", costs(3.0), adapter=True)
+    bars = evaluation.bars(evaluation.read(run, "adapter", asked), asked, None)
+    assert against not in [bar.name for bar in bars], "rows of preferences have no loss"
     (only,) = evaluation.bars(evaluation.read(run, "ollama", asked), asked, None)
     assert only.name == "answers as taught", "Ollama tells no losses"
 

@@ -107,6 +107,9 @@ def test_a_sweep_ranks_its_trials_by_held_out_loss_and_is_done_once(command: Com
     again = command("sweep", str(small_recipe), *SWEPT, FAKE_AXOLOTL="curve")
     assert again.stdout == done.stdout
     assert len(made()) == 4, "nothing was trained again"
+    told = json.loads(command("sweep", str(small_recipe), *SWEPT, "--dry-run", "--json").stdout)
+    assert told[0]["changes"] == {"train.learning_rate": "1e-3", "lora.r": 64, "train.num_epochs": 2}
+    assert [trial["eval_loss"] for trial in told] == sorted(trial["eval_loss"] for trial in told)
 
 
 @pytest.mark.usefixtures("fake_axolotl")

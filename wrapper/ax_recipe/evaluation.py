@@ -61,13 +61,17 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All that is known of one form of a run's model."""
+    """All that is known of one form of a run's model.
+
+    ``owes`` says that its held-out rows were to be compared with the base's, and were not.
+    """
 
     form: Form
     held_out: Texts | None = None
     general: Texts | None = None
     answers: Answers | None = None
     tasks: tuple[Task, ...] = ()
+    owes: bool = False
 
     @property
     def measured(self) -> bool:
@@ -88,13 +92,12 @@ class Bar:
 def read(run: RunDir, form: Form, orders: Mapping[str, Any]) -> Evaluation:
     """What the run folder holds of ``form``."""
     costs = _costs(run.losses, orders) if form != "ollama" else {}
-    return Evaluation(
-        form,
-        _texts(costs, HELD_OUT, form),
-        _texts(costs, GENERAL, form),
-        _answers(answers_file(run, form)),
-        tuple(_tasks(run, form)),
-    )
+    held_out, general = _texts(costs, HELD_OUT, form), _texts(costs, GENERAL, form)
+    # Rows of preferences have no labels: of them nothing is told, though the general texts are scored beside them.
+    keeps = any(stage["name"] == "evaluate" and not stage["skip"] for stage in orders["stages"])
+    owes = keeps and held_out is None and ((HELD_OUT, "base") in costs or general is None)
+    answers, tasks = _answers(answers_file(run, form)), tuple(_tasks(run, form))
+    return Evaluation(form, held_out, general, answers, tasks, owes and form != "ollama")
 
 
 def every(run: RunDir, orders: Mapping[str, Any]) -> list[Evaluation]:
@@ -229,8 +232,10 @@ def _of_losses(found: Evaluation, targets: Mapping[str, Any], loss: float | None
     after = held_out.losses.tuned.value if held_out else None
     rise = general.losses.change.value if general else None
     if held_out:
-        change = _interval(held_out.losses.change)
-        yield Bar("held-out loss against the base", "better", f"{held_out.verdict}: {change}", _better(held_out))
+        change = f"{held_out.verdict}: {_interval(held_out.losses.change)}"
+        yield Bar("held-out loss against the base", "better", change, held_out.verdict == "better")
+    elif found.owes:
+        yield Bar("held-out loss against the base", "better", None, met=False)
     if (most := targets.get("eval_loss")) is not None:
         yield Bar("held-out loss", f"at most {most:g}", _number(after), after is not None and after <= most)
     if (most := targets.get("forgotten")) is not None:
@@ -240,10 +245,6 @@ def _of_losses(found: Evaluation, targets: Mapping[str, Any], loss: float | None
     if band := targets.get("loss"):
         met = loss is not None and band[0] <= loss <= band[1]
         yield Bar("training loss", f"{band[0]:g} to {band[1]:g}", _number(loss), met)
-
-
-def _better(texts: Texts) -> bool:
-    return texts.verdict == "better"
 
 
 def _of_answers(found: Evaluation, orders: Mapping[str, Any]) -> Iterator[Bar]:

@@ -89,6 +89,12 @@ class Result:
     trial: Trial
     row: Row | None
 
+    def as_json(self) -> dict[str, object]:
+        """What ``sweep --json`` tells of it."""
+        row = self.row
+        told = {"eval_loss": row.eval_loss, "loss": row.loss, "seconds": row.seconds} if row else {}
+        return {"changes": values(self.trial), "run": self.trial.run, "state": self.state, **told}
+
     @property
     def eval_loss(self) -> float:
         """Infinite where there is none."""

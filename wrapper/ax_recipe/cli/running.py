@@ -164,9 +164,17 @@ def stop(name: str | None, runs: str | None) -> int:
 @click.option("--dry-run", is_flag=True, help="Show the trials as they are, and start nothing.")
 @trust_option
 @runs_option
+@json_option
 @recipe_options
 def sweep(
-    name: str, dry_run: bool, trust: bool, runs: str | None, gpus: str | None, axolotl: str | None, **told: Any
+    name: str,
+    dry_run: bool,
+    trust: bool,
+    runs: str | None,
+    as_json: bool,
+    gpus: str | None,
+    axolotl: str | None,
+    **told: Any,
 ) -> int:
     """Try values against each other (--set KEY=VALUE,VALUE): a run for each, ranked by held-out loss.
 
@@ -190,5 +198,9 @@ def sweep(
             found.go(lambda words: click.echo(words, err=True))
         finally:
             rundir.write(found.folder / "report.html", view.html(found))
-    view.show(found)
-    return 0 if dry_run or any(result.row and result.row.eval_loss for result in found.results()) else 1
+    results = found.results()
+    if as_json:
+        click.echo(json.dumps([result.as_json() for result in results], indent=1))
+    else:
+        view.show(found)
+    return 0 if dry_run or any(result.row and result.row.eval_loss for result in results) else 1
