@@ -115,13 +115,14 @@ def _first(reading: Reading, exit_code: int | None) -> _Finding | None:
     if status == "interrupted":
         found = [each for each in found if _outranks_interrupt(each, reading)]
     elif status == "running" and not exit_code:
-        found = [each for each in found if each.cause is not table.UNKNOWN or _was_last(each.failure, reading)]
+        found = [each for each in found if not each.failure.aside and _tells(each, reading)]
     return min(found, key=lambda each: _order(each, reading), default=None)
 
 
-def _was_last(failure: Failure, reading: Reading) -> bool:
-    """Whether nothing was done any more after a traceback that no rule of the log knows as the end."""
-    return bool(failure.frames) and not failure.aside and failure.step == reading.state.step
+def _tells(finding: _Finding, reading: Reading) -> bool:
+    """Whether a failure is one that the run did not go on after; other ranks may have done one more step."""
+    known = finding.cause is not table.UNKNOWN or finding.failure.frames
+    return bool(known) and reading.state.step - finding.failure.step <= 1
 
 
 def _outranks_interrupt(finding: _Finding, reading: Reading) -> bool:
@@ -217,7 +218,8 @@ def _rank(finding: _Finding, reading: Reading) -> int | None:
     """The rank by the prefix of its lines, by what the message says, by the launcher's table."""
     if finding.failure.rank is not None:
         return finding.failure.rank
-    said = finding.named("rank")
+    several = reading.root_rank is not None or reading.state.world_size > 1
+    said = finding.named("rank") or (finding.named("gpu") if several else "")  # torchrun gives each rank its GPU
     if said:
         return int(said)
     return reading.root_rank if finding.failed or finding.at is reading.root else None

@@ -23,8 +23,8 @@ CHARS = 2000  # kept of one line
 
 # "torch.OutOfMemoryError: CUDA out of memory..."   "KeyboardInterrupt"   "pyarrow.lib.ArrowInvalid: JSON parse error"
 _ERROR = re.compile(
-    r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Timeout|Warning|Invalid|Failed|Unavailable)"
-    r"(?::? .*|:)?$"
+    r"(?:[A-Za-z_]\w*\.)*(?:[A-Z]\w*)?(?:Error|Exception|Interrupt|Exit|Timeout|Warning|Invalid|Failed|Unavailable)"
+    r"(?:: .*|:|)$"
 )
 # In a traceback also what is not called an error: "triton.runtime.errors.OutOfResources: out of resource: ..."
 _RAISED = re.compile(r"(?:[A-Za-z_]\w*\.)+[A-Z]\w*: ")

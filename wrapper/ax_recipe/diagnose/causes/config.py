@@ -27,6 +27,7 @@ CAUSES = (
         ),
         (
             sign("unrecognized arguments", r"error: unrecognized arguments: (?P<what>.+)"),
+            sign("Invalid value for", r"^Error: Invalid value for (?P<what>[^:]+)"),
             sign("No such option", r"^Error: No such option:? (?P<what>\S+)"),
         ),
         (_CHECK,),

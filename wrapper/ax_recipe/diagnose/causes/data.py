@@ -90,7 +90,8 @@ CAUSES = (
             r"Unable to find '?(?P<what>[^'\s]+)'? (?:with any supported extension|in)",
             r"DatasetNotFoundError",
             r"No \(supported\) data files(?: or dataset script)? found",
-            r"FileNotFoundError: [^\n]*?(?P<what>[^\s'\"]+\.(?:jsonl?|parquet|csv|arrow|txt))",
+            r"FileNotFoundError: (?![^\n]*(?:checkpoint-\d|config\.json|adapter_))"
+            r"[^\n]*?(?P<what>[^\s'\"]+\.(?:jsonl?|parquet|csv|arrow|txt))",
         ),
         (),
         (

@@ -79,7 +79,7 @@ CAUSES = (
         "tracker-login",
         "The service that the run logs to (W&B, MLflow, Comet) was not reached, or nobody is logged in there.",
         patterns(
-            r"wandb\.(?:sdk\.\S*|errors\.\S*)(?:UsageError|CommError|AuthenticationError)",
+            r"wandb\.(?:sdk\.\S*|errors\.\S*)(?:UsageError|CommError|AuthenticationError|TransientError)",
             r"api_key not configured|No API key configured\. Use `wandb login`",
             r"(?:permission denied|entity \S+ not found) during upsertBucket",
             r"mlflow\.exceptions|comet_ml\.exceptions",

@@ -66,6 +66,7 @@ CAUSES = (
         "cuda-oom",
         "The memory of the GPU was full{what}.",
         patterns(
+            r"out of memory\. (?P<what>[Tt]ried to allocate [\d.]+ [KMGT]iB)[ .(]+GPU (?P<gpu>\d+)",
             r"out of memory\. (?P<what>[Tt]ried to allocate [\d.]+ [KMGT]iB)",
             r"CUDA out of memory|HIP out of memory|CUDA error: out of memory",
             r"torch\.(?:cuda\.)?OutOfMemoryError",

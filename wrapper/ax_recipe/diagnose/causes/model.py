@@ -6,7 +6,9 @@ import re
 
 from ax_recipe.diagnose.cause import Cause, Remedy, patterns, sign
 
-_TORN = re.compile(r"PytorchStreamReader|SafetensorError|EOFError|Unpickl|JSONDecodeError|size mismatch|KeyError")
+_TORN = re.compile(
+    r"PytorchStreamReader|SafetensorError|EOFError|Unpickl|JSONDecodeError|size mismatch|KeyError|IndexError|RNG"
+)
 
 CAUSES = (
     Cause(
@@ -190,6 +192,7 @@ CAUSES = (
             r"Unrecognized configuration class|Unrecognized model in (?P<what>\S+)",
             r"^KeyError: '(?P<what>(?:llama|qwen|mistral|mixtral|gemma|phi|falcon|deepseek|glm|granite|olmo)\w*)'",
             r"Tokenizer class (?P<what>\w+) does not exist or is not currently imported",
+            r"cannot import name '(?P<what>\w+(?:ForCausalLM|ForConditionalGeneration|Config))' from 'transformers",
             r"Unsupported (?:model )?architecture|is not supported for architecture",
         ),
         (),

@@ -15,7 +15,7 @@ CAUSES = (
         "port-in-use",
         "The port at which the ranks meet is taken{what}: by another training, or by one that was not ended.",
         patterns(
-            r"EADDRINUSE|[Aa]ddress already in use",
+            r"EADDRINUSE|[Aa]ddress already in use|another process is utilizing it",
             r"server socket has failed to (?:listen|bind)[^\n]*?(?:port: |:)(?P<what>\d{2,5})",
         ),
         (),

@@ -33,6 +33,7 @@ CAUSES = (
         patterns(
             r"No module named 'bitsandbytes'|No package metadata was found for bitsandbytes",
             r"bitsandbytes[^\n]*(?:undefined symbol|without (?:GPU|CUDA) support|CUDA Setup failed)",
+            r"required but not available for bitsandbytes",
             r"requires? the latest version of bitsandbytes|Using `bitsandbytes` 4-bit",
             r"quantization requires[^\n]*bitsandbytes",
             r"libbitsandbytes\w*\.so|'NoneType' object has no attribute 'cget_\w+'|cadam\w+_\w+_grad",
@@ -81,7 +82,7 @@ CAUSES = (
         "fsdp",
         "FSDP cannot shard this model this way.",
         patterns(
-            r"Could not find the transformer layer class(?: to wrap)?",
+            r"Could not find the transformer layer class",
             r"fsdp only works in distributed training|Must flatten tensors with uniform dtype",
             r"FullyShardedDataParallel|FlatParameter|fully_shard",
             r"FSDP[^\n]*(?:requires|does not support|not compatible|only support)",
