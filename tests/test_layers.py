@@ -18,9 +18,9 @@ PIPE = (
     "errors", "codes", "assets", "document", "secret", "edit", "schema", "intervals", "scoring", "recipe", "hardware",
     "architecture", "settings", "memory", "disk", "timing", "choose", "decide", "forecast", "process", "axolotl", "plan",
     "render", "seal", "rundir", "stages", "preparing", "planning",
-    "observe", "experience", "diagnose", "ship", "data", "checks", "trust", "validation", "checking", "survey", "evaluation", "outcomes", "environment",
+    "observe", "experience", "diagnose", "ship", "data", "checks", "trust", "validation", "checking", "survey", "evaluation", "outcomes", "environment", "earlier",
     "policy", "belonging", "checkpoints", "watching", "recovery", "proof", "footing", "failing", "attempts", "work", "runner",
-    "feed", "runs", "topics", "story", "sweep", "families", "explaining", "view", "attend", "advise", "reproducing", "shipping", "evaluating", "doctor", "talk", "cli",
+    "feed", "runs", "topics", "story", "sweep", "families", "explaining", "view", "attend", "advise", "reproducing", "shipping", "evaluating", "doctor", "writing", "talk", "cli",
     "__main__",
 )  # fmt: skip
 TRAINER = {"axolotl", "torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes"}

@@ -61,14 +61,14 @@ def _replace(text: str, node: Any, value: Any) -> str:
     body = text[start:end]
     kept = len(body.rstrip())  # a block reaches to where the next key begins
     gap = " " if start and text[start - 1] == ":" else ""  # an empty value stands right behind its colon
-    return text[:start] + gap + _flow(value) + text[start + kept :]
+    return text[:start] + gap + flow(value) + text[start + kept :]
 
 
 def _add(text: str, node: Any, key: str, value: Any) -> str:
     if node.flow_style:
         close = node.end_mark.index - 1
         comma = ", " if node.value else ""
-        return f"{text[:close].rstrip()}{comma}{key}: {_flow(value)}{text[close:]}"
+        return f"{text[:close].rstrip()}{comma}{key}: {flow(value)}{text[close:]}"
     indent = " " * node.start_mark.column
     block = yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True, default_flow_style=False, width=10**6)
     lines = "".join(f"{indent}{line}\n" for line in block.splitlines())
@@ -94,7 +94,8 @@ def _line_end(text: str, mark: Any) -> int:
     return len(text) if end < 0 else end + 1
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
+    """A value as YAML on one line."""
     # In a list, since a text that may stand bare on a line of its own, as 0{ may, breaks the {} that it is put into.
     text = yaml.safe_dump([value], sort_keys=False, allow_unicode=True, default_flow_style=True, width=10**6)
     return text.strip()[1:-1]

@@ -47,9 +47,9 @@ class Training:
 
 
 def code(word: str) -> str | None:
-    """The number of a finding's code, where this is meant as one: ``AX012``, ``ax-12``, ``12``."""
+    """A finding's code, where this is meant as one: ``AX012``, ``ax-12``, ``12``."""
     match = re.fullmatch(r"(?i)(?:ax)?[-_ ]?(\d+)", word)
-    return match[1] if match else None
+    return None if match is None else f"AX{match[1]:>03}"
 
 
 def topic(name: str) -> str:

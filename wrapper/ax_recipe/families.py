@@ -23,34 +23,36 @@ SHOWN: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A family of models: the template to teach a base of it, its tokens, and how its instruct models are called.
+    """A family of models by what its tokenizers have. None: what its copies have will do.
 
-    ``eos`` ends a turn of that template; ``pad`` is a token that its texts never use. None: what the base has will do.
+    ``base_template`` is for a base that learns to chat, ``own_template`` for a model that can already; ``eos`` ends a
+    turn of both. ``pad`` never comes up in chats, ``text_pad`` not in plain text either.
     """
 
     name: str
-    chat_template: str
+    base_template: str
+    own_template: str
     eos: str | None = None
     pad: str | None = None
+    text_pad: str | None = None
 
 
+_SPARE = "<|finetune_right_pad_id|>"
 _FAMILIES: tuple[tuple[str, Family], ...] = (
-    (r"llama-?4", Family("Llama 4", "llama4", "<|eot|>", "<|finetune_right_pad|>")),
-    (r"llama-?3[.-][123]", Family("Llama 3", "llama3", "<|eot_id|>", "<|finetune_right_pad_id|>")),
-    (r"llama-?3", Family("Llama 3", "llama3", "<|eot_id|>", "<|reserved_special_token_0|>")),
-    (r"qwen-?3", Family("Qwen3", "qwen3", "<|im_end|>", "<|endoftext|>")),
-    (r"qwen-?2", Family("Qwen2.5", "chatml", "<|im_end|>", "<|endoftext|>")),
-    (r"gemma-?3n", Family("Gemma 3n", "gemma3n", "<end_of_turn>")),
-    (r"gemma-?3", Family("Gemma 3", "gemma3", "<end_of_turn>")),
-    (r"gemma", Family("Gemma", "gemma", "<end_of_turn>")),
-    (r"phi-?4", Family("Phi-4", "phi_4", "<|im_end|>")),
-    (r"phi-?3\.5", Family("Phi-3.5", "phi_35", "<|end|>")),
-    (r"phi-?3", Family("Phi-3", "phi_3", "<|end|>")),
-    (r"smollm", Family("SmolLM", "chatml", "<|im_end|>")),
-    (r"(mistral-small|mistral-nemo|ministral)", Family("Mistral", "mistral_v7_tekken")),
-    (r"mi[sx]tral", Family("Mistral", "mistral_v2v3")),
+    (r"llama-?3[.-][123]", Family("Llama 3", "llama3", "llama3", "<|eot_id|>", _SPARE, _SPARE)),
+    (r"llama-?3", Family("Llama 3", "llama3", "llama3", "<|eot_id|>", *2 * ("<|reserved_special_token_250|>",))),
+    (r"qwen-?3", Family("Qwen3", "chatml", "qwen3", "<|im_end|>", "<|endoftext|>", "<|fim_pad|>")),
+    (r"qwen-?2", Family("Qwen2.5", "chatml", "tokenizer_default", "<|im_end|>", "<|endoftext|>", "<|fim_pad|>")),
+    (r"gemma-?3", Family("Gemma 3", "gemma3", "gemma3", "<end_of_turn>", "<pad>", "<pad>")),
+    (r"gemma", Family("Gemma", "gemma", "gemma", "<end_of_turn>", "<pad>", "<pad>")),
+    (r"phi-?4", Family("Phi-4", "tokenizer_default", "tokenizer_default", "<|im_end|>", *2 * ("<|dummy_85|>",))),
+    (r"phi-?3", Family("Phi-3", "phi_3", "tokenizer_default", "<|end|>", "<|endoftext|>")),
+    (r"smollm2", Family("SmolLM2", "chatml", "chatml", "<|im_end|>", "<|endoftext|>", "<|im_end|>")),
+    (r"mistral-(small|nemo)", Family("Mistral", "mistral_v7_tekken", "tokenizer_default", None, *2 * ("<pad>",))),
+    (r"mistral-7b.*v0\.3", Family("Mistral", "mistral_v2v3", "tokenizer_default", None, *2 * ("[control_768]",))),
+    (r"mistral", Family("Mistral", "mistral_v1", "tokenizer_default", None, *2 * ("<unk>",))),
 )  # fmt: skip
-_TAUGHT = re.compile(r"(?i)(instruct|chat|[-_]it\b|[-_]it[-_]|qwen3-[\d.]+b$|phi-(3|4))")
+_TAUGHT = re.compile(r"(?i)(instruct|chat|[-_]it\b|qwen3-[\d.]+b$|phi-?[34])")
 
 
 def of(base: str) -> Family | None:

@@ -18,7 +18,7 @@ _GATED = re.compile(
     r"cohereforai/|coherelabs/|stabilityai/stable(lm|-code)|databricks/dbrx)"
 )
 # The marks of the usual templates, for where no Axolotl is here to read them from.
-_MARKS: Mapping[str, tuple[str, ...]] = {
+MARKS: Mapping[str, tuple[str, ...]] = {
     "chatml": ("<|im_start|>", "<|im_end|>"),
     "gemma": ("<start_of_turn>", "<end_of_turn>"),
     "gemma3": ("<start_of_turn>", "<end_of_turn>"),
@@ -206,7 +206,7 @@ def _templates(subject: Subject) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Each chat template that data is read with, and the key that names it."""
     seen = set()
     for key, dataset in subject.datasets("datasets", "test_datasets"):
-        if dataset.get("type") not in {"chat_template", "orpo.chat_template"}:
+        if dataset.get("type") not in ("chat_template", "orpo.chat_template"):
             continue
         own = dataset.get("chat_template")
         name = own or subject.keys.get("chat_template") or "tokenizer_default"
@@ -236,8 +236,8 @@ def template_text(subject: Subject, name: str) -> str | None:
 
 def marks(subject: Subject, name: str) -> list[str]:
     """The special tokens that a template writes around every turn."""
-    if name in _MARKS:
-        return list(_MARKS[name])
+    if name in MARKS:
+        return list(MARKS[name])
     text = template_text(subject, name) or ""
     return [mark for mark in dict.fromkeys(_MARK.findall(text)) if mark not in _NEVER and "tool" not in mark]
 

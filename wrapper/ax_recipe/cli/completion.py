@@ -72,6 +72,8 @@ def _kinds(parameter: click.Parameter) -> frozenset[str]:
         words = (parameter.metavar or parameter.human_readable_name).upper()
     else:
         words = (parameter.metavar or "").upper() if parameter.name in {"source", "recipe"} else ""
+    if parameter.name in {"base", "data"}:
+        return frozenset({"file"})
     found = {word for word in ("recipe", "run", "topic", "file") if word.upper() in words}
     return frozenset(found | ({"recipe", "file"} if "NAME" in words or "recipe" in found else set()))
 

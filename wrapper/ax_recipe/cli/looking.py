@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from ax_recipe.cli.completion import SHELLS
 from ax_recipe.cli.program import axolotl_option, example, explain_option, json_option, main, runs_option
 
 
@@ -77,3 +78,12 @@ def doctor(name: str | None, runs: str | None, axolotl: str | None, as_json: boo
         for finding in findings:
             click.echo(f"{finding.state:<9}{finding.name:<14}{finding.detail}")
     return 3 if any(finding.state == "missing" for finding in findings) else 0
+
+
+@main.command(epilog=example('eval "$(ax-recipe completion bash)"', "ax-recipe completion fish"))
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> None:
+    """Print what makes a shell complete verbs, options, recipes, runs and stages; its first line says where it goes."""
+    from ax_recipe.cli import completion as offered
+
+    click.echo(offered.script(shell, main), nl=False)

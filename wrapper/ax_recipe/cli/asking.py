@@ -1,0 +1,53 @@
+"""The six questions of ``ax-recipe new``: what no option has answered is asked, or where nobody can be, decided."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from ax_recipe import hardware, writing
+from ax_recipe.errors import RecipeError
+from ax_recipe.writing import Answers
+
+
+def ask(
+    name: str | None, base: str | None, data: str | None, goal: str | None, gpus: str | None, ollama: bool | None
+) -> Answers:
+    """All answers, the missing ones asked for on a terminal.
+
+    :raises RecipeError: nobody can be asked, and what has no default is missing; names the options.
+    """
+    can_ask = sys.stdin.isatty()
+    if not can_ask and not (base and data):
+        missing = " and ".join(option for option, value in (("--base", base), ("--data", data)) if not value)
+        raise RecipeError(
+            f"this is no terminal to ask at: {missing} missing", "--goal, --gpus and --name have defaults"
+        )
+    base = base or str(click.prompt("Base model (a folder, or a hub id such as Qwen/Qwen3-4B)"))
+    data = data or str(click.prompt("Data (a file or folder of rows, or a hub id)"))
+    usual = goal or writing.goal_of(data)
+    machine = str(_machine())
+    suggested = writing.suggest(base, data)
+    if can_ask:
+        goal = goal or str(click.prompt("Goal", default=usual, type=click.Choice(writing.GOALS)))
+        gpus = gpus or str(click.prompt("Hardware (4xA100-80GB, a number, 0 for the CPU)", default=machine))
+        name = name or str(click.prompt("Name of the recipe", default=suggested))
+        ollama = click.confirm("Is it to answer in Ollama?", default=True) if ollama is None else ollama
+    return Answers(name or suggested, base, data, goal, gpus or machine, ollama is not False)
+
+
+def given(name: str | None, what: str) -> str:
+    """The name.
+
+    :raises RecipeError: there is none.
+    """
+    if not name:
+        raise RecipeError(f"{what} is missing", "ax-recipe new NAME --from RECIPE")
+    return name
+
+
+def _machine() -> hardware.Hardware:
+    """The GPUs of this machine by a name that is known, else a usual one to train on elsewhere."""
+    found = hardware.here()
+    return found if found.kind and found.kind.name in hardware.KINDS else hardware.RECENT

@@ -1,0 +1,156 @@
+"""A look at data before there is a recipe for it: its form, how many rows and how long, and the keys that read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ax_recipe.data import formats
+from ax_recipe.data.counting import CHARACTERS
+from ax_recipe.data.formats import ALPACA, CHAT, COMPLETION, PREFERENCE
+from ax_recipe.data.rows import KINDS, locate, read
+from ax_recipe.data.turns import ROLES
+from ax_recipe.errors import RecipeError
+
+SAMPLE = 2000
+_TURN_TOKENS = 6  # a chat template's marks around a turn
+_QUESTIONS, _ANSWERS = ("instruction", "question", "prompt", "input"), ("output", "response", "answer", "completion")
+_WRITTEN = "### Instruction:\n{instruction}\n\n### Response:\n"
+_WRITTEN_WITH_INPUT = "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+_HELD_OUT = ("held-out", "held_out", "test", "validation", "valid", "val", "eval", "dev")
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What was seen: ``lengths`` are of the first rows, in tokens by their characters, the shortest first."""
+
+    form: str
+    first: tuple[Mapping[str, Any], ...]
+    rows: int
+    lengths: tuple[int, ...]
+
+    def longest(self, share: float) -> int:
+        """The length that so great a share of the rows does not exceed."""
+        return self.lengths[min(len(self.lengths) - 1, int(share * len(self.lengths)))]
+
+    @property
+    def mean(self) -> float:
+        """Tokens of a usual row."""
+        return sum(self.lengths) / len(self.lengths)
+
+
+def at(path: Path) -> Glance | None:
+    """Look at a local file or folder; None where only the training environment can read it (parquet, arrow).
+
+    :raises RecipeError: there are no rows, or none of a form that is known.
+    """
+    source = locate(path)
+    if source.kind is None or not source.files:
+        return None
+    found = [row.value for row in islice(read(source), SAMPLE) if row.value]
+    if not found:
+        raise RecipeError(f"{path}: holds no row that can be read", f"ax-recipe data {path} says what is wrong with it")
+    form = formats.recognise(found[0])
+    if form.missing or form.name not in {CHAT, ALPACA, COMPLETION, PREFERENCE}:
+        columns = ", ".join(found[0])
+        lacks = f", and a {form.name} row would have {' and '.join(form.missing)}" if form.missing else ""
+        raise RecipeError(f"{path}: its columns are {columns}{lacks}", "rows of chats have a column `messages`")
+    rows = len(found) if len(found) < SAMPLE else sum(1 for _ in read(source))
+    return Glance(form.name, tuple(found), rows, tuple(sorted(_tokens(row) for row in found)))
+
+
+def held_out(path: Path) -> Path | None:
+    """The file beside the data that is named as one to be kept for evaluation."""
+    if not path.is_file():
+        return None
+    names = [f"{prefix}{word}{path.suffix}" for word in _HELD_OUT for prefix in ("", f"{path.stem}-", f"{path.stem}_")]
+    return next((found for name in names if (found := path.with_name(name)).is_file() and found != path), None)
+
+
+def _tokens(value: Any) -> int:
+    return round(_weight(value))
+
+
+def _weight(value: Any) -> float:
+    if isinstance(value, str):
+        return len(value) / CHARACTERS
+    if isinstance(value, Mapping):
+        turn = _TURN_TOKENS if {"role", "from"} & set(value) else 0
+        return turn + sum(_weight(inner) for key, inner in value.items() if key not in {"role", "from"})
+    return sum(map(_weight, value)) if isinstance(value, list) else 0.0
+
+
+def chat_keys(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The dataset keys for rows of turns: the column, its parts' names, and roles that Axolotl does not know."""
+    field = formats.recognise(rows[0]).field or "messages"
+    turns = [turn for row in rows for turn in row.get(field) or () if isinstance(turn, Mapping)]
+    role = "role" if "role" in turns[0] else "from"
+    content = "content" if "content" in turns[0] else "value"
+    keys: dict[str, Any] = {"type": "chat_template"}
+    if field != "messages":
+        keys["field_messages"] = field
+    if (role, content) != ("role", "content"):
+        keys["message_property_mappings"] = {"role": role, "content": content}
+    names = dict.fromkeys(str(turn.get(role)) for turn in turns)
+    if set(names) - set(ROLES):
+        last = dict.fromkeys(str(row[field][-1].get(role)) for row in rows if row.get(field))
+        keys["roles"] = _roles([*names], [*last])
+    return keys
+
+
+def _roles(names: Sequence[str], last: Sequence[str]) -> dict[str, list[str]]:
+    """Who ends a conversation is the assistant; everybody else who is not known is a user."""
+    roles: dict[str, list[str]] = {}
+    for name in names:
+        known = "assistant" if name in last else ROLES.get(name, "user")
+        roles.setdefault(known, []).append(name)
+    return roles
+
+
+def instruct_keys(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The dataset keys for rows of question and answer; other columns than Alpaca's get a prompt of their own."""
+    if {"instruction", "output"} <= set(row):
+        return {"type": "alpaca"}
+    question = next(name for name in _QUESTIONS if name in row)
+    answer = next(name for name in _ANSWERS if name in row)
+    names = {"field_instruction": question, "field_output": answer}
+    return {"type": {**names, "format": _WRITTEN_WITH_INPUT, "no_input_format": _WRITTEN}}
+
+
+def text_keys(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The dataset keys for rows of text."""
+    return {"type": "completion"} if "text" in row else {"type": "completion", "field": "content"}
+
+
+def preference_keys(row: Mapping[str, Any], rl: str, template: str) -> dict[str, Any]:
+    """The dataset keys for rows with a chosen and a rejected answer (Axolotl 0.19, prompt_strategies/).
+
+    :raises RecipeError: no type of Axolotl reads such rows with that template.
+    """
+    chosen = row["chosen"]
+    if formats.is_chat(chosen):
+        if rl == "orpo":
+            return {"type": "chat_template.argilla"}
+        if len(chosen) > 1:
+            return {"type": "chat_template.argilla_chat"}
+    messages = next((key for key, value in row.items() if formats.is_chat(value) and key not in _PAIR), None)
+    if rl == "dpo" and messages and isinstance(chosen, Mapping):
+        return {"type": "chat_template.default", "field_messages": messages}
+    if rl == "dpo" and isinstance(chosen, str) and "prompt" in row and template in {"chatml", "llama3"}:
+        return {"type": f"{template}.prompt_pairs"}
+    found = f"chosen is {'text' if isinstance(chosen, str) else 'no whole conversation'}, the columns {', '.join(row)}"
+    raise RecipeError(
+        f"these preferences cannot be read with rl: {rl} and {template}: {found}",
+        "make chosen and rejected whole conversations: [{role: user, ...}, {role: assistant, ...}]",
+    )
+
+
+_PAIR = frozenset(["chosen", "rejected"])
+
+
+def is_data(path: Path) -> bool:
+    """Whether a path is one that data may lie at."""
+    return path.is_dir() or Path(path.name.removesuffix(".gz")).suffix in {*KINDS, ".parquet", ".arrow"}
