@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ax_recipe import assets, preparing, recipe
@@ -45,6 +45,7 @@ def test_there_is_a_golden_for_every_recipe() -> None:
 
 
 @settings(max_examples=60)
+@example({"a": {"\n\n": None, "b": "one\n\n\n\ntwo"}})
 @given(st.dictionaries(st.from_regex(r"[a-z_]{1,12}", fullmatch=True), values, max_size=6))
 def test_every_value_survives(config: dict[str, object]) -> None:
     text = render(Config(config, {}), "x\ny: z", "# the\nCPU")

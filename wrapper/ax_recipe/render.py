@@ -91,10 +91,26 @@ def _yaml(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes line ends as escapes: the blank lines of a text are not the template's, which are thinned out."""
+
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if "\n" in text else None),
+)
+
+
 def _dumped(value: Any, style: str | None) -> str:
     for as_unicode in (True, False):
-        text = yaml.safe_dump(
-            value, sort_keys=False, allow_unicode=as_unicode, width=10**6, default_style=style, default_flow_style=False
+        text = yaml.dump(
+            value,
+            Dumper=_Dumper,
+            sort_keys=False,
+            allow_unicode=as_unicode,
+            width=10**6,
+            default_style=style,
+            default_flow_style=False,
         )
         # PyYAML 6 writes NEL and its like bare, and reads them back as line ends: those go in escapes.
         if text.replace("\n", "").isprintable():
