@@ -66,6 +66,14 @@ def test_a_raw_key_wins_and_says_over_what() -> None:
     assert made.origins["sequence_len"].reason == "wins over 4096"
 
 
+def test_a_package_that_is_missing_changes_the_plan() -> None:
+    bare = frozenset(["flash-attn", "liger-kernel"])
+    made = plan.make(recipe.load("pirate"), parse("1xA100-80GB"), "/out", "/prepared", "/base", bare).train
+    assert "plugins" not in made.values
+    assert "eval_batch_size" not in made.values
+    assert "from the hub" in made.origins["attn_implementation"].reason
+
+
 def test_the_plugin_joins_those_of_the_recipe() -> None:
     made = plan.with_plugin(plan.make(recipe.load("pirate"), parse(4), "/out", "/prepared", "/base"), "ours.Plugin")
     assert made.train.values["plugins"] == ["axolotl.integrations.liger.LigerPlugin", "ours.Plugin"]

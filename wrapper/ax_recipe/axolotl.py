@@ -27,6 +27,11 @@ class Axolotl:
     python: Path
     version: str
 
+    def has(self, package: str) -> bool:
+        """Whether its environment has a package, by its distribution's name."""
+        pattern = f"lib/python*/site-packages/{package.replace('-', '_')}-*.dist-info"
+        return any(True for _ in self.command.parents[1].glob(pattern))
+
     def versions(self) -> dict[str, str]:
         """The versions of Axolotl, torch, peft, ... in this environment, asked of its python."""
         from ax_recipe import process  # here, for `render` starts no program

@@ -133,7 +133,8 @@ def _of_recipe(
     hardware = preparing.hardware_for(recipe, gpus)
     base = preparing.base_folder(recipe, axolotl)
     try:
-        plan = plans.make(recipe, hardware, f"./outputs/{recipe.name}", "last_run_prepared", str(base))
+        places = (f"./outputs/{recipe.name}", "last_run_prepared", str(base))
+        plan = plans.make(recipe, hardware, *places, preparing.missing(axolotl))
     except RecipeError as error:
         key, _, message = error.message.partition(": ")
         line = recipe.document.line(tuple(key.split(".")))

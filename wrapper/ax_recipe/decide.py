@@ -15,6 +15,8 @@ from ax_recipe.recipe import Train
 from ax_recipe.settings import LIGER, UNMEASURED, resolve
 
 _FULL_PRECISION, _NARROW = "adamw_torch_fused", "adamw_8bit"
+# Packages without which the plan is another one.
+OPTIONAL = ("flash-attn", "liger-kernel")
 # With one of these the recipe has decided who holds the weights.
 _LAYOUTS = frozenset(["fsdp", "fsdp_config", "fsdp_version", "deepspeed", "tensor_parallel_size", "dp_shard_size"])
 
@@ -43,6 +45,7 @@ class Wish:
     """What is to be trained: ``keys`` are decided already, ``raw`` (Axolotl's own, of the recipe) win over all.
 
     ``shape`` is None where the model is not known here. ``insists``: the recipe itself says whether to pack.
+    ``missing`` are those of ``OPTIONAL`` that the training environment is known not to have.
     """
 
     train: Train
@@ -51,6 +54,7 @@ class Wish:
     raw: Mapping[str, Any]
     shape: Shape | None
     insists: bool = False
+    missing: frozenset[str] = frozenset()
 
 
 def decide(wish: Wish, hardware: Hardware) -> Decided:
@@ -120,7 +124,7 @@ def _kernels(wish: Wish, hardware: Hardware) -> Iterator[Decision]:
         reason = "Triton kernels need a GPU; Axolotl would switch them on"
         yield from (Decision(name, False, reason) for name in kernels)
         return
-    yield _attention(hardware.kind)
+    yield _attention(hardware.kind, wish.missing)
     paired = "rl" in wish.keys
     if not paired:  # Axolotl 0.19 has not tried them on pairs
         joined = wish.shape is not None and wish.shape.kind == "phi3"
@@ -128,6 +132,8 @@ def _kernels(wish: Wish, hardware: Hardware) -> Iterator[Decision]:
         if joined:
             reason = "queries, keys and values are one matrix, and Axolotl 0.19's LoRA kernels fail on it"
         yield from (Decision(name, hardware.kind.has_bf16 and not joined, reason) for name in kernels)
+    if "liger-kernel" in wish.missing:
+        return
     reason = "fused kernels and loss: the logits of a 128k vocabulary never exist in memory"
     yield Decision("plugins", [LIGER], reason)
     yield from (Decision(f"liger_{part}", True, reason) for part in ("rope", "rms_norm", "glu_activation"))
@@ -135,11 +141,13 @@ def _kernels(wish: Wish, hardware: Hardware) -> Iterator[Decision]:
         yield Decision("liger_fused_linear_cross_entropy", True, reason)
 
 
-def _attention(kind: GpuKind) -> Decision:
+def _attention(kind: GpuKind, missing: frozenset[str]) -> Decision:
     if kind.compute_capability >= 90:
         return Decision("attn_implementation", "sdpa", "needs no extra package and packs well from sm_90 on")
     if kind.has_bf16:
         reason = "packed rows in bfloat16 are only right with flash attention below sm_90"
+        if "flash-attn" in missing:
+            reason += "; flash-attn is not installed, so Axolotl fetches a kernel from the hub"
         return Decision("attn_implementation", "flash_attention_2", reason)
     return Decision("attn_implementation", "sdpa", f"{kind.name} has no flash attention")
 

@@ -71,11 +71,19 @@ class _Keys:
         return Config(self.values, self.origins)
 
 
-def make(recipe: Recipe, hardware: Hardware, output_dir: str, prepared_dir: str, base_dir: str) -> Plan:
+def make(
+    recipe: Recipe,
+    hardware: Hardware,
+    output_dir: str,
+    prepared_dir: str,
+    base_dir: str,
+    missing: frozenset[str] = frozenset(),
+) -> Plan:
     """Decide every Axolotl key of ``recipe`` on ``hardware``.
 
     ``output_dir`` is where Axolotl writes the adapter or model, ``prepared_dir`` where it caches tokenised data, and
-    ``base_dir`` where a base that is made here lies (``base_dir/untrained`` before its pre-training).
+    ``base_dir`` where a base that is made here lies (``base_dir/untrained`` before its pre-training). ``missing`` names
+    the packages of ``decide.OPTIONAL`` that the training environment is known not to have.
 
     :raises RecipeError: the hardware cannot train it as asked.
     """
@@ -84,7 +92,7 @@ def make(recipe: Recipe, hardware: Hardware, output_dir: str, prepared_dir: str,
     base = None
     if not isinstance(recipe.base, str):
         base = _pretraining(recipe, folder, prepared_dir, base_dir)
-    train, decided = _finetuning(recipe, hardware, folder, output_dir, prepared_dir, base_dir)
+    train, decided = _finetuning(recipe, hardware, folder, (output_dir, prepared_dir, base_dir), missing)
     return Plan(recipe, hardware, train, base, decided.choice, decided.careful)
 
 
@@ -112,8 +120,9 @@ def with_plugin(plan: Plan, plugin: str) -> Plan:
 
 
 def _finetuning(
-    recipe: Recipe, hardware: Hardware, folder: Path, output_dir: str, prepared_dir: str, base_dir: str
+    recipe: Recipe, hardware: Hardware, folder: Path, places: tuple[str, str, str], missing: frozenset[str]
 ) -> tuple[Config, Decided]:
+    output_dir, prepared_dir, base_dir = places
     keys = _Keys()
     scratch = not isinstance(recipe.base, str)
     base = base_dir if scratch else resolve(str(recipe.base), folder)
@@ -128,7 +137,7 @@ def _finetuning(
     _put_logging(keys, recipe.train)
     shape = shape_of(recipe) if hardware.kind else None
     insists = "sample_packing" in recipe.document.value.get("train", {})
-    wish = Wish(recipe.train, recipe.method, dict(keys.values), recipe.axolotl, shape, insists)
+    wish = Wish(recipe.train, recipe.method, dict(keys.values), recipe.axolotl, shape, insists, missing)
     decided = decide.decide(wish, hardware)
     _put_decisions(keys, decided, ("train",))
     if keys.values["sample_packing"]:

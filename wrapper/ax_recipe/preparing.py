@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ax_recipe import disk, forecast, rundir, schema, stages
+from ax_recipe import decide, disk, forecast, rundir, schema, stages
 from ax_recipe import plan as plans
 from ax_recipe import recipe as recipes
 from ax_recipe.axolotl import Axolotl, cache_folder
@@ -53,6 +53,11 @@ def hardware_for(recipe: Recipe, gpus: str | None) -> Hardware:
     return parse(gpus, wanted.kind) if gpus else wanted
 
 
+def missing(axolotl: Axolotl | None) -> frozenset[str]:
+    """The packages that would change a plan and that the training environment, where one is here, does not have."""
+    return frozenset(name for name in decide.OPTIONAL if axolotl and not axolotl.has(name))
+
+
 def foretold(plan: Plan, price: float | None = None) -> Forecast:
     """What the plan's fine-tune will take.
 
@@ -80,7 +85,7 @@ def for_print(recipe: Recipe, gpus: str | None, axolotl: Axolotl | None) -> Plan
     """
     hardware = hardware_for(recipe, gpus)
     base = base_folder(recipe, axolotl)
-    plan = plans.make(recipe, hardware, f"./outputs/{recipe.name}", "last_run_prepared", str(base))
+    plan = plans.make(recipe, hardware, f"./outputs/{recipe.name}", "last_run_prepared", str(base), missing(axolotl))
     refuse_problems(problems(plan, axolotl))
     return plan
 
@@ -102,7 +107,7 @@ def for_run(recipe: Recipe, hardware: Hardware, axolotl: Axolotl, runs: Path, te
     """
     run = RunDir(runs / rundir.fresh_name(runs, recipe.name))
     base = base_folder(recipe, axolotl)
-    plan = plans.make(recipe, hardware, str(run.output), str(cache_folder() / "prepared"), str(base))
+    plan = plans.make(recipe, hardware, str(run.output), str(cache_folder() / "prepared"), str(base), missing(axolotl))
     plan = plans.with_plugin(plan, stages.PLUGIN)
     refuse_problems(problems(plan, axolotl))
     its_stages = stages.make(plan, run, axolotl)

@@ -120,10 +120,7 @@ class Subject:
 
     def package(self, name: str) -> bool | None:
         """Whether the training environment has a package (by its distribution's name); None where there is none."""
-        if self.axolotl is None:
-            return None
-        pattern = f"lib/python*/site-packages/{name.replace('-', '_')}-*.dist-info"
-        return any(True for _ in self.axolotl.command.parents[1].glob(pattern))
+        return None if self.axolotl is None else self.axolotl.has(name)
 
     def problem(
         self, code: str, key: Keys | str, message: str, fix: str | None = None, severity: Severity = "error"
