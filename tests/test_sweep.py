@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from ax_recipe import evaluation, hardware, rundir, stages, sweep
+from ax_recipe import axolotl, evaluation, hardware, rundir, stages, sweep
 from ax_recipe.cli.program import FORMS
 from ax_recipe.errors import RecipeError
 from ax_recipe.hardware import Hardware
@@ -186,6 +186,22 @@ def test_a_trial_that_somebody_stops_stays_stopped(command: Command, small_recip
             time.sleep(0.1)
         assert sweeping.returncode == 1, "no trial came to a held-out loss"
     assert [run.current_state().stage("train").attempt for run in made()] == [1, 1]
+
+
+@pytest.mark.usefixtures("fake_axolotl")
+def test_more_of_the_same_grid_adds_to_what_is_there(small_recipe: Path) -> None:
+    place = sweep.Place(rundir.root(), axolotl.find(), hardware.CPU, ("",))
+    changes = ("lora.r=2,4,8,16",)
+    first = sweep.Sweep(str(small_recipe), Wishes(changes, most=2), place)
+    first.folder.mkdir(parents=True)
+    told = [{"changes": trial.changes, "run": f"made-{n}"} for n, trial in enumerate(first.trials)]
+    (first.folder / "sweep.json").write_text(json.dumps({"trials": told}), encoding="utf-8")
+    more = sweep.Sweep(str(small_recipe), Wishes(changes, most=3), place)
+    assert [trial.run for trial in more.trials] == ["made-0", "made-1", None]
+    fewer = sweep.Sweep(str(small_recipe), Wishes(changes, most=1), place)
+    assert [trial.run for trial in fewer.trials] == ["made-0", "made-1"]
+    other = sweep.Sweep(str(small_recipe), Wishes(("lora.r=2,4,8",)), place)
+    assert other.folder != first.folder
 
 
 def made() -> list[rundir.RunDir]:

@@ -22,7 +22,8 @@ Orders = dict[str, Any]
 Say = Callable[[str], None]
 POLL_S = 0.2
 LONGEST_ANSWER_TOKENS = 256  # as probes/answer.py has it
-_ADAPTER_KEYS = ("adapter", "load_in_4bit", "load_in_8bit", "merge_method")
+# The beginnings of the keys that a whole model has no use for.
+_ADAPTER_KEYS = ("adapter", "lora", "peft", "load_in_", "merge_method")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ def _stage_again(run: RunDir, name: str) -> None:
 def _merged_argv(run: RunDir, orders: Orders, argv: Sequence[str]) -> list[str]:
     """The command that scores the merged model as a base of its own, by a config of its own."""
     config = yaml.safe_load(run.axolotl_yaml.read_text(encoding="utf-8"))
-    config = {key: value for key, value in config.items() if key not in _ADAPTER_KEYS and not key.startswith("lora")}
+    config = {key: value for key, value in config.items() if not key.startswith(_ADAPTER_KEYS)}
     config |= {"base_model": orders["model"], "output_dir": str(run.path / "scored")}
     file = run.path / "evaluate.merged.yaml"
     write(file, yaml.safe_dump(config, sort_keys=False))

@@ -50,7 +50,7 @@ def read(run: RunDir) -> Story:
     target = (float(band[0]), float(band[1])) if band else None
     state = feed.trained(run)
     found = rules.judge(state, target)
-    answers = tuple(_if_any(run.answers) or ())
+    answers = tuple(each for each in _if_any(run.answers) or () if "tuned_matches" in each)
     row = runs.row_of(run)
     if answers and row.asked is None:
         row = replace(row, asked=len(answers), matched=sum(bool(each["tuned_matches"]) for each in answers))

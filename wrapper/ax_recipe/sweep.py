@@ -161,7 +161,7 @@ def _change(each: Axis, at: int) -> str:
 
 
 class Sweep:
-    """The trials of one command, kept in ``folder``: the same command finds them again."""
+    """The trials of one grid, kept in ``folder``: the same command finds them again."""
 
     def __init__(self, name: str, wishes: Wishes, place: Place) -> None:
         """Read or make the sweep of recipe ``name``.
@@ -170,14 +170,16 @@ class Sweep:
         """
         self.name, self.wishes, self.place = name, wishes, place
         first = recipe.load(name)
-        asked = asdict(replace(wishes, trusted=False, stop_hopeless=False))
-        content = [first.file.read_text(encoding="utf-8"), str(place.hardware), place.devices, asked]
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
-        self._started: set[tuple[str, ...]] = set()
         self.axes = [axis(change) for change in wishes.changes]
-        self.recipe_name = first.name
+        text = first.file.read_text(encoding="utf-8")
+        content = [text, str(place.hardware), place.devices, [asdict(each) for each in self.axes]]
+        digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
         self.folder = place.runs / "sweeps" / f"{first.name}-{digest}"
-        self.trials = self._read() or [Trial(changes) for changes in combinations(self.axes, wishes)]
+        known = {trial.changes: trial for trial in self._read()}
+        wanted = {changes: known.get(changes, Trial(changes)) for changes in combinations(self.axes, wishes)}
+        # Another --max or --seed of the same grid adds to what is there.
+        self.trials = [*wanted.values(), *(each for each in known.values() if each.run and each.changes not in wanted)]
+        self._started: set[tuple[str, ...]] = set()
 
     @property
     def varied(self) -> list[str]:
