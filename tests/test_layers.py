@@ -16,7 +16,7 @@ PROBES = sorted((PACKAGE / "probes").rglob("*.py"))
 # From the recipe to the view, each may import those before it and none after.
 PIPE = (
     "errors", "codes", "assets", "document", "secret", "edit", "schema", "intervals", "scoring", "recipe", "hardware",
-    "architecture", "settings", "memory", "disk", "timing", "choose", "decide", "forecast", "process", "axolotl", "plan",
+    "architecture", "settings", "kept", "lasting", "memory", "disk", "timing", "choose", "decide", "forecast", "process", "axolotl", "plan",
     "render", "seal", "rundir", "stages", "preparing", "planning",
     "observe", "experience", "diagnose", "ship", "data", "checks", "trust", "validation", "checking", "survey", "evaluation", "outcomes", "environment", "earlier",
     "policy", "belonging", "checkpoints", "watching", "recovery", "proof", "footing", "failing", "attempts", "work", "runner",

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ax_recipe import architecture, memory
+from ax_recipe import architecture, kept, memory
 from ax_recipe.hardware import CPU, parse
 from ax_recipe.memory import Memory
 from ax_recipe.settings import CUT, LIGER, OPTIMIZERS, Settings, resolve
@@ -253,7 +253,7 @@ def test_checkpointing_and_four_bits_never_take_more(shape: architecture.Shape, 
 
 
 def needed_activations(shape: architecture.Shape, keys: Mapping[str, Any]) -> float:
-    stored, _ = memory._stored(shape, resolve(keys, H200, shape))
+    stored, _ = kept.stored(shape, resolve(keys, H200, shape))
     return stored
 
 

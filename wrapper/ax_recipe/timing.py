@@ -11,7 +11,7 @@ from typing import Any
 
 from ax_recipe.architecture import Shape
 from ax_recipe.hardware import Hardware
-from ax_recipe.memory import kept_for_backward
+from ax_recipe.kept import kept_for_backward
 from ax_recipe.settings import Settings
 
 # Dense 16-bit teraFLOP/s and GB/s of memory, from the makers' data sheets; a GPU that is not listed is taken for the
