@@ -68,6 +68,7 @@ def test_gpus_are_lent_in_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sweep.device_sets(machine, 2) == ("0,1", "2,3")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
     assert sweep.device_sets(machine, 1) == ("4", "6", "7")
+    assert sweep.device_sets(Hardware(2, machine.kind), 1) == ("4", "6")
     assert sweep.device_sets(hardware.CPU, 0) == ("",)
 
 

@@ -339,11 +339,12 @@ def _only(devices: str) -> Iterator[None]:
 
 
 def device_sets(machine: Hardware, each: int) -> tuple[str, ...]:
-    """The GPUs that this process may see in sets of ``each``; one set of none for the CPU."""
+    """The GPUs of ``machine``, of those that this process may see, in sets of ``each``; one set of none for the CPU."""
     if not each:
         return ("",)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = [str(index) for index in range(machine.count)] if visible is None else visible.split(",")
+    names = names[: machine.count]
     return tuple(",".join(names[at : at + each]) for at in range(0, len(names) - each + 1, each))
 
 
