@@ -203,7 +203,7 @@ def test_a_stage_can_be_done_once_more(done: Done) -> None:
 
 
 def test_a_second_run_starts_from_the_base_that_is_there(done: Done) -> None:
-    second = done.again("run", "pirate-tiny", "--until", "base")
+    second = done.again("run", "pirate-tiny", "--new", "--until", "base")
     assert second.returncode == 0, second.stderr
     assert "made before from the same text" in second.stderr
 

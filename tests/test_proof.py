@@ -25,7 +25,7 @@ def run_of(tmp_path: Path, method: str) -> tuple[RunDir, dict[str, object]]:
 
 def take(run: RunDir, orders: dict[str, object], *stages: str) -> None:
     for stage in stages:
-        proof.take(run, orders, StageRecord(stage, "done", attempt=1), "0.19.0")
+        proof.take(run, orders, StageRecord(stage, "done", attempt=1))
 
 
 def test_a_large_file_with_its_size_and_time_is_not_read_again(tmp_path: Path) -> None:

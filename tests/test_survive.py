@@ -53,6 +53,41 @@ def test_what_is_proven_is_not_done_again(command: Command, done: RunDir) -> Non
     assert attempts(done) == {"train": 1, "evaluate": 1}
 
 
+def test_the_same_command_again_trains_nothing_again(command: Command, done: RunDir, small_recipe: Path) -> None:
+    again = command("run", str(small_recipe), "--until", "evaluate")
+    assert again.returncode == 0
+    assert f"{done.name} is this very run" in again.stderr
+    assert attempts(done) == {"train": 1, "evaluate": 1}
+    assert len(rundir.every(rundir.root())) == 1
+
+
+def test_the_same_command_goes_on_with_what_was_interrupted(command: Command, small_recipe: Path) -> None:
+    with training(small_recipe, "hang") as viewer:
+        until(lambda: rundir.every(rundir.root()) and begun(newest()))
+        second = command("run", str(small_recipe))
+        assert second.returncode == 3
+        assert f"process {newest().holder()} works on this run already" in second.stderr
+        command("stop")
+        viewer.wait(DEADLINE_S)
+    command("run", str(small_recipe), "--until", "evaluate", FAKE_AXOLOTL="ok")
+    assert len(rundir.every(rundir.root())) == 1
+    assert attempts(newest()) == {"train": 2, "evaluate": 1}
+
+
+@pytest.mark.parametrize("change", ["recipe", "data", "--set", "--new"])
+def test_another_run_is_another_run(command: Command, done: RunDir, small_recipe: Path, change: str) -> None:
+    options: tuple[str, ...] = ()
+    if change == "recipe":
+        small_recipe.write_text(small_recipe.read_text() + "lora: {r: 4}\n")
+    elif change == "data":
+        rows = small_recipe.parent / "rows.jsonl"
+        rows.write_text(rows.read_text() * 2)
+    else:
+        options = (change, "train.seed=7") if change == "--set" else (change,)
+    assert command("run", str(small_recipe), "--until", "train", *options).returncode == 0
+    assert len(rundir.every(rundir.root())) == 2
+
+
 @pytest.mark.parametrize(
     ("name", "words", "again"),
     [

@@ -34,7 +34,7 @@ def look(run: RunDir) -> dict[str, Any]:
         "driver": _driver(),
         "packages": _packages(orders["axolotl"]["command"]) if seal.holds(run.path) else {},
         "git": _git(Path(orders["recipe_file"]).parent),
-        "files": dict(_files(run)),
+        "files": files(run),
     }
 
 
@@ -64,8 +64,12 @@ def _git(folder: Path) -> str | None:
     return commit.strip() + (" with changes" if changed else "")
 
 
-def _files(run: RunDir) -> Iterator[tuple[str, str]]:
-    """The digest of every local file that the recipe names."""
+def files(run: RunDir) -> dict[str, str]:
+    """The digest of every local file that the recipe names, as it is now."""
+    return dict(_digests(run))
+
+
+def _digests(run: RunDir) -> Iterator[tuple[str, str]]:
     for _, path in recipe.local_files(preparing.recipe_of(run)):
         if path.is_file():
             size = path.stat().st_size

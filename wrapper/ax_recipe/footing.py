@@ -83,7 +83,12 @@ def version(orders: Orders) -> str:
     return axolotl.find(orders["axolotl"]["command"]).version
 
 
-def other_axolotl(orders: Orders, now: str) -> str:
-    """In words that Axolotl was exchanged since the run was planned; it goes on, for its formats are stable."""
-    then = orders["axolotl"]["version"]
-    return "" if then == now else f"Axolotl was {then} when this run was planned, and is {now}"
+def other_axolotl(orders: Orders) -> list[str]:
+    """Say that Axolotl was exchanged since the run was planned; it goes on.
+
+    Adapters and checkpoints are peft's and transformers', which read their older ones.
+
+    :raises MissingError: it is gone.
+    """
+    then, now = orders["axolotl"]["version"], version(orders)
+    return [] if then == now else [f"Axolotl was {then} when this run was planned, and is {now}"]

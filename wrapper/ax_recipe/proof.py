@@ -82,13 +82,12 @@ def _sources(orders: Orders, stage: str) -> tuple[str, ...]:
     }.get(stage, ())
 
 
-def take(run: RunDir, orders: Orders, record: StageRecord, axolotl: str) -> None:
-    """Write the proof of a stage that was done well, as ``record`` says; ``axolotl`` is the version that did it."""
+def take(run: RunDir, orders: Orders, record: StageRecord) -> None:
+    """Write the proof of a stage that was done well, as ``record`` says."""
     if record.name == "check-merge":  # which mends what the stage before it has made
         _renew(run, orders, _sources(orders, record.name)[0])
     value = {
         **asdict(record),
-        "axolotl": axolotl,
         "files": {str(path): asdict(mark(path)) for path in _made(run, orders, record.name)},
         "from": {source: _digest(run, source) for source in _sources(orders, record.name)},
     }

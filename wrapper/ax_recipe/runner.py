@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ax_recipe import belonging, environment, failing, footing, policy, process, proof, recovery
+from ax_recipe import belonging, environment, failing, policy, process, proof, recovery
 from ax_recipe.attempts import CHECKPOINT_GRACE_S, Call, ProgramFailedError
 from ax_recipe.errors import AxRecipeError, MissingError, RunFailedError, StoppedError
 from ax_recipe.outcomes import Outcome
@@ -99,7 +99,7 @@ class Runner:
         ended = self._ended(stage, record, [why] if why else [])
         ended = replace(ended, ended=time.time())
         if ended.state == "done":
-            proof.take(self.run, self.orders, ended, footing.version(self.orders))
+            proof.take(self.run, self.orders, ended)
         self._note(ended)
 
     def _ended(self, stage: Stage, record: StageRecord, words: Sequence[str]) -> StageRecord:
@@ -143,8 +143,7 @@ def by_hand(run: RunDir, name: str, work: Callable[[], Outcome]) -> Outcome:
         def note(how: StageState, detail: str) -> None:
             ended = replace(record, state=how, detail=detail, ended=time.time())
             if how == "done":
-                orders = run.read_json(run.orders)
-                proof.take(run, orders, ended, orders["axolotl"]["version"])
+                proof.take(run, run.read_json(run.orders), ended)
             run.write_state(state.with_stage(ended))
 
         run.write_state(state.with_stage(record))

@@ -39,19 +39,19 @@ class Worker:
         if reason := self.call.reason():
             raise StoppedError(reason)
         footing.refuse_other_base(self.run, self.orders, record.name)
-        other = footing.other_axolotl(self.orders, footing.version(self.orders)) if stage["argvs"] else ""
+        said = [*words, *footing.other_axolotl(self.orders)] if stage["argvs"] else list(words)
         with _alone(record.name, self.orders):
             if record.name == "base" and outcomes.is_made(Path(self.orders["base"])):
                 return Outcome("made before from the same text: nothing to do")
             if stage["argvs"]:
-                self._programs(stage, record, [*words, *filter(None, [other])])
+                self._programs(stage, record, said)
             # The exit code is no proof: Axolotl exits 0 on NaN, on all-masked labels and when it was interrupted.
             outcome = outcomes.OF[record.name](self.run, self.orders)
-        notes = [note for note in (outcome.detail, *words, other) if note]
-        return Outcome("\n".join(notes), outcome.skipped, outcome.figures)
+        return Outcome("\n".join((outcome.detail, *said)), outcome.skipped, outcome.figures)
 
-    def _programs(self, stage: Stage, record: StageRecord, words: Sequence[str]) -> None:
-        attempt, extra, noting = self._prepared(stage, record, words)
+    def _programs(self, stage: Stage, record: StageRecord, said: list[str]) -> None:
+        attempt, extra, noting = self._prepared(stage, record, said)
+        _tell(attempt.log, said)
         yaml = str(recovery.config(self.run, record.name, record.attempt, extra))
         try:
             for argv in stage["argvs"]:
@@ -61,22 +61,21 @@ class Worker:
                 noting.join()
 
     def _prepared(
-        self, stage: Stage, record: StageRecord, words: Sequence[str]
+        self, stage: Stage, record: StageRecord, said: list[str]
     ) -> tuple[Attempt, dict[str, Any], threading.Thread | None]:
-        """The attempt, Axolotl's keys that are its alone, and what goes on beside it."""
+        """The attempt, Axolotl's keys that are its alone, and what goes on beside it; ``said`` gets what was found."""
         run, noting, extra, watch = self.run, None, {}, None
         if record.name in ("base", "train"):
             outcomes.begin_attempt(run.base_events if record.name == "base" else run.events, record.attempt)
         if record.name == "train":
             start, found = footing.checkpoint(run)
-            words = [*words, *found]
+            said += found
             watch = Watch(run.events, run.log(record.name, record.attempt), self.policy.hang_s)
             if start:
                 extra = {"resume_from_checkpoint": str(start.path)}
             else:
                 noting = threading.Thread(target=footing.note_base, args=(run, self.orders))
                 noting.start()
-        _tell(run.log(record.name, record.attempt), words)
         environment = {**stage["environment"], **recovery.environment(run, record.name)}
         ends_hangs = self.policy.on_hang == "restart"
         return Attempt(run, record, environment, self.call, watch, ends_hangs), extra, noting

@@ -26,6 +26,7 @@ from ax_recipe.cli.program import (
 @click.argument("name")
 @until_option
 @click.option("--dry-run", is_flag=True, help="Show what would be started, and start nothing.")
+@click.option("--new", is_flag=True, help="Start another run, even where this very one is there.")
 @policy_options
 @trust_option
 @click.option("--force", is_flag=True, help="Start even where the disk or the memory will not do.")
@@ -36,6 +37,7 @@ def run(
     name: str,
     until: str | None,
     dry_run: bool,
+    new: bool,
     on_oom: str | None,
     on_hang: str | None,
     time_limit: str | None,
@@ -47,9 +49,9 @@ def run(
     changes: tuple[str, ...],
     axolotl: str | None,
 ) -> int:
-    """Train, evaluate, merge, check, export and try a recipe, and watch it."""
+    """Train, evaluate, merge, check, export and try a recipe, and watch it; or go on where this very run ended."""
     from ax_recipe import axolotl as environment
-    from ax_recipe import checking, disk, forecast, hardware, preparing, recipe, rundir
+    from ax_recipe import checking, disk, earlier, forecast, hardware, preparing, recipe, rundir
     from ax_recipe import trust as trusting
     from ax_recipe.checks import all as checks
     from ax_recipe.checks import planned
@@ -63,6 +65,10 @@ def run(
         click.echo(json.dumps(prepared.orders, indent=1) if as_json else preparing.shown(prepared))
         return 0
     trusting.refuse(wanted, warnings, trusted=trust)
+    before = None if new else earlier.find(prepared)
+    if before:
+        click.echo(f"{before.name} is this very run: goes on with it (--new starts another)", err=True)
+        return again(str(before.path), runs, (), as_json, trust, (on_oom, on_hang, time_limit), until)
     only = STAGES[: STAGES.index(until) + 1] if until else ()
     if prepared.forecast and not as_json:
         from ax_recipe.view import plan as view
@@ -188,9 +194,7 @@ def sweep(
     wishes, machine = sweeps.Wishes(**told, trusted=trust), hardware.here()
     lent = hardware.lend(wishes.gpus_each or gpus, machine, preparing.wanted_hardware(recipe.load(name)))
     offered = hardware.lend(gpus, machine, machine) if wishes.gpus_each else lent
-    place = sweeps.Place(
-        rundir.root(runs), environment.find(axolotl), lent, sweeps.device_sets(offered, lent.count)
-    )
+    place = sweeps.Place(rundir.root(runs), environment.find(axolotl), lent, sweeps.device_sets(offered, lent.count))
     found = sweeps.Sweep(name, wishes, place)
     found.check()
     if not dry_run:

@@ -1,0 +1,30 @@
+"""The run that the same command made before: giving it twice trains once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ax_recipe import environment, rundir, seal
+from ax_recipe.preparing import Prepared
+from ax_recipe.rundir import RunDir
+
+
+def find(prepared: Prepared) -> RunDir | None:
+    """The newest run in the same folder that was decided to the letter as ``prepared`` is, from the same data."""
+    return next((run for run in rundir.every(prepared.run.path.parent) if _is_same(run, prepared)), None)
+
+
+def _is_same(run: RunDir, prepared: Prepared) -> bool:
+    decided = {name: text for name, text in prepared.files.items() if name != prepared.run.state.name}
+    try:
+        then = {name: (run.path / name).read_text(encoding="utf-8") for name in decided}
+        data = run.read_json(run.environment)["files"]
+    except (OSError, ValueError, KeyError):
+        return False
+    same = all(_bare(then[name], run.path) == _bare(text, prepared.run.path) for name, text in decided.items())
+    return same and seal.holds(run.path) and data == environment.files(run)
+
+
+def _bare(text: str, path: Path) -> str:
+    """Every run writes into its own folder: that is no difference."""
+    return text.replace(str(path), "")
