@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from ax_recipe import plan, recipe
+from pathlib import Path
+
+from ax_recipe import plan, recipe, stages
+from ax_recipe.axolotl import Axolotl
 from ax_recipe.hardware import CPU, KINDS, Hardware, parse
+from ax_recipe.rundir import RunDir
 
 
 def keys(name: str, hardware: Hardware) -> dict[str, object]:
@@ -72,6 +76,20 @@ def test_a_package_that_is_missing_changes_the_plan() -> None:
     assert "plugins" not in made.values
     assert "eval_batch_size" not in made.values
     assert "from the hub" in made.origins["attn_implementation"].reason
+
+
+def test_an_evaluation_is_of_one_process(tmp_path: Path) -> None:
+    """FSDP and DeepSpeed want several; merge-lora of Axolotl 0.19 leaves them off by itself, evaluate does not."""
+    run = RunDir(tmp_path / "run")
+    for gpus, name in (("4xA100-80GB", "alone.yaml"), ("1xA100-80GB", "axolotl.yaml")):
+        made = plan.make(recipe.load("pirate", ["method=full"]), parse(gpus), "/out", "/prepared", "/base")
+        by_name = {
+            stage.name: stage for stage in stages.make(made, run, Axolotl(Path("axolotl"), Path("python"), "0.19.0"))
+        }
+        assert all(argv[2] == str(run.path / name) for argv in by_name["evaluate"].argvs)
+        single = plan.alone(made.train)
+        assert (single is None) == (gpus[0] == "1")
+        assert single is None or made.train.values.keys() - single.values.keys() == {"fsdp_version", "fsdp_config"}
 
 
 def test_the_plugin_joins_those_of_the_recipe() -> None:

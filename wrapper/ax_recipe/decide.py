@@ -17,8 +17,8 @@ from ax_recipe.settings import LIGER, UNMEASURED, resolve
 _FULL_PRECISION, _NARROW = "adamw_torch_fused", "adamw_8bit"
 # Packages without which the plan is another one.
 OPTIONAL = ("flash-attn", "liger-kernel")
-# With one of these the recipe has decided who holds the weights.
-_LAYOUTS = frozenset(["fsdp", "fsdp_config", "fsdp_version", "deepspeed", "tensor_parallel_size", "dp_shard_size"])
+# The keys that say who holds the weights; a recipe that has one has decided it.
+LAYOUTS = frozenset(["fsdp", "fsdp_config", "fsdp_version", "deepspeed", "tensor_parallel_size", "dp_shard_size"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +223,7 @@ def _layouts(wish: Wish, hardware: Hardware, shape: Shape) -> Iterator[Option]:
     yield Option(whole, {})
     optimizer = str(wish.raw.get(OPTIMIZER) or wish.train.optimizer or _FULL_PRECISION)
     keys = choose.spread(shape, wish.method)
-    if hardware.count > 1 and keys and not _LAYOUTS & wish.raw.keys() and optimizer.startswith("adamw_torch"):
+    if hardware.count > 1 and keys and not LAYOUTS & wish.raw.keys() and optimizer.startswith("adamw_torch"):
         yield Option("spread by FSDP 2", keys)
 
 

@@ -101,7 +101,7 @@ def _stage_again(run: RunDir, name: str) -> None:
 
 def _merged_argv(run: RunDir, orders: Orders, argv: Sequence[str]) -> list[str]:
     """The command that scores the merged model as a base of its own, by a config of its own."""
-    config = yaml.safe_load(run.axolotl_yaml.read_text(encoding="utf-8"))
+    config = yaml.safe_load(Path(argv[2]).read_text(encoding="utf-8"))
     config = {key: value for key, value in config.items() if not key.startswith(_ADAPTER_KEYS)}
     config |= {"base_model": orders["model"], "output_dir": str(run.path / "scored")}
     file = run.path / "evaluate.merged.yaml"

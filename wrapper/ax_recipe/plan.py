@@ -107,6 +107,14 @@ def shape_of(recipe: Recipe) -> Shape | None:
         return None
 
 
+def alone(config: Config) -> Config | None:
+    """The same for one process alone, as an evaluation is; None where nothing is spread over several."""
+    if not decide.LAYOUTS & config.values.keys():
+        return None
+    left = {key: value for key, value in config.values.items() if key not in decide.LAYOUTS}
+    return Config(left, {key: origin for key, origin in config.origins.items() if key in left})
+
+
 def with_plugin(plan: Plan, plugin: str) -> Plan:
     """The same plan with our own events plugin in each YAML: ``run`` has it, ``render`` has not."""
 

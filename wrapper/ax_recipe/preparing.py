@@ -121,6 +121,8 @@ def for_run(recipe: Recipe, hardware: Hardware, axolotl: Axolotl, runs: Path, te
         run.orders.name: json.dumps(orders, indent=1),
         run.state.name: state.to_json(),
     }
+    if single := plans.alone(plan.train):
+        files[run.alone_yaml.name] = render(single, recipe.name, "one process")
     if plan.base:
         files[run.base_yaml.name] = render(plan.base, f"{recipe.name}'s base", "the CPU")
     return Prepared(run, files, orders, plan, found)

@@ -75,6 +75,7 @@ class RunDir:
         self.recipe = path / "recipe.yaml"  # as it was given
         self.orders = path / "plan.json"  # everything that was decided before the start
         self.axolotl_yaml = path / "axolotl.yaml"  # what Axolotl trains
+        self.alone_yaml = path / "alone.yaml"  # the same for one process, where the training is spread over several
         self.base_yaml = path / "base.yaml"  # what it pre-trains, where the base is made here
         self.environment = path / "environment.json"  # versions and GPUs
         self.events = path / "events.jsonl"  # the exact events of training, by our plugin

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ax_recipe import assets
+from ax_recipe import plan as plans
 from ax_recipe.axolotl import QUIET, Axolotl
 from ax_recipe.plan import Plan
 from ax_recipe.process import path_with
@@ -59,7 +60,8 @@ def make(plan: Plan, run: RunDir, axolotl: Axolotl) -> tuple[Stage, ...]:
     command, yaml = str(axolotl.command), str(run.axolotl_yaml)
     full = plan.recipe.method == "full"
     trained = ("--base-model", str(run.output)) if full else ("--lora-model-dir", str(run.output))
-    scored = (command, "evaluate", yaml, "--launcher", "python")
+    single = str(run.alone_yaml) if plans.alone(plan.train) else yaml
+    scored = (command, "evaluate", single, "--launcher", "python")
     launch = _launcher(plan.hardware.count)
     prepared_by_train = "" if plan.hardware.count > 1 else "one process prepares its own data when it trains"
     if plan.train.values.get("streaming"):
