@@ -294,6 +294,25 @@ def test_a_run_is_exported_again_with_other_wishes(run: RunDir, invoke: Invoke, 
     assert "### Instruction:" in value["template"]  # trained so, whatever template the tokenizer was saved with
 
 
+def test_a_merge_is_measured_against_the_base_with_the_adapter(run: RunDir, invoke: Invoke, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    measured = '{"tokens": 9, "max_abs_diff": 0.1, "mean_kl": 0.002, "top1_agreement": 1.0, "dtype": "float32"}'
+    python.write_text(f"#!/bin/sh\ncp \"$9\" {tmp_path}/asked.json\necho '{measured}'\n", encoding="utf-8")
+    run.write_json(run.orders, run.read_json(run.orders) | {"method": "qlora"})
+    run.write_json(run.answers, [{"prompt": "Who goes there?", "tuned": "Arr."}])
+    seal.put(run.path)
+    before = run.state.read_bytes()
+    done = invoke("merge", run.name, "--logits")
+    assert done.exit_code == 0, done.output
+    assert "ok       logits              against the base in 4 bit with the adapter, at 9 tokens" in done.stdout
+    assert run.state.read_bytes() == before
+    asked = json.loads((tmp_path / "asked.json").read_text(encoding="utf-8"))
+    assert [[turn["content"] for turn in each] for each in asked] == [["Who goes there?", "Arr."]]
+    run.write_json(run.orders, run.read_json(run.orders) | {"method": "full"})
+    seal.put(run.path)
+    assert invoke("merge", run.name, "--logits").exit_code == 2
+
+
 def test_a_run_that_is_worked_on_is_left_alone(run: RunDir, invoke: Invoke, server: Server) -> None:
     with run.held():
         done = invoke("deploy", run.name, "--host", server.url)

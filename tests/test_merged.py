@@ -14,7 +14,7 @@ from ax_recipe.errors import RunFailedError
 from ax_recipe.ship import stage, tokenizer, weights
 from ax_recipe.ship.export import Wishes, export
 from ax_recipe.ship.mend import mend
-from ax_recipe.ship.merged import Check, Folders, examine, worst
+from ax_recipe.ship.merged import Check, Folders, drift, examine, worst
 from conftest import installed_axolotl
 from ship_folders import CHAT, floats, write_model, write_run, write_safetensors, write_tokenizer
 
@@ -205,16 +205,24 @@ NEW_TOKENS = {
 }
 
 
-def compared(python: Path, merged: Path, folder: Path) -> dict[str, float]:
+def compared(python: Path, merged: Path, folder: Path, *more: str) -> dict[str, float]:
     """What the probe finds between a merge and its base with the adapter."""
     argv = [python, assets.probe("compare_logits.py"), "--base", folder / "base", "--adapter", folder / "out"]
-    prompts = json.dumps(["Ahoy there", "<|eot_id|>What is 3 plus 4?"])
-    done = subprocess.run(
-        [*map(str, argv), "--merged", str(merged)], input=prompts, capture_output=True, text=True, check=False
-    )
+    prompts = folder / "prompts.json"
+    prompts.write_text(json.dumps(["Ahoy there", "<|eot_id|>What is 3 plus 4?"]), encoding="utf-8")
+    argv += ["--merged", merged, *more, prompts]
+    done = subprocess.run([*map(str, argv)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+@pytest.mark.parametrize(("agreement", "verdict"), [(1.0, "ok"), (0.95, "warning"), (0.5, "error")])
+def test_what_was_measured_between_merge_and_adapter_is_judged(agreement: float, verdict: str) -> None:
+    measured = {"tokens": 40, "max_abs_diff": 0.03, "mean_kl": 1e-5, "top1_agreement": agreement, "dtype": "float32"}
+    found = drift(measured, four_bit=True)
+    assert found.verdict == verdict
+    assert "against the base in 4 bit with the adapter, at 40 tokens in float32" in found.detail
 
 
 @pytest.mark.axolotl

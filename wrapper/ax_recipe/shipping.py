@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-from ax_recipe import axolotl, outcomes, rundir, runner
+from ax_recipe import assets, axolotl, outcomes, process, rundir, runner
 from ax_recipe.errors import MissingError, RecipeError, RunFailedError
 from ax_recipe.outcomes import Outcome
 from ax_recipe.rundir import RunDir
@@ -101,6 +102,28 @@ def make_whole(folder: Path, *, change: bool) -> tuple[Check, ...]:
     """The merge doctor's verdicts on a folder of an Axolotl run; what files can mend is mended where ``change``."""
     folders = source.of_folder(folder)
     return mend.mend(folders) if change else merged.examine(folders)
+
+
+def compare(run: RunDir) -> Check:
+    """How far the merge's logits are from those of the base with the adapter, measured on the recipe's questions.
+
+    :raises RecipeError: the run has no adapter.
+    """
+    rundir.refuse_foreign(run)
+    orders = run.read_json(run.orders)
+    if orders["method"] == "full":
+        raise RecipeError(f"{run.name} is a full fine-tune: nothing was merged", "there is nothing to compare")
+    four_bit = orders["method"] == "qlora"
+    questions = orders["checks"]["prompts"] if orders["checks"] else [deploying.QUESTION]
+    answers = {row["prompt"]: row["tuned"] for row in run.read_json(run.answers)} if run.answers.is_file() else {}
+    turns = [[("user", text), ("assistant", answers.get(text) or "Yes.")] for text in questions]
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "prompts.json"
+        file.write_text(json.dumps([[{"role": role, "content": text} for role, text in each] for each in turns]))
+        named = {"--base": orders["base"], "--adapter": str(run.output), "--merged": orders["model"]}
+        told = [word for pair in named.items() for word in pair] + ["--four-bit"] * four_bit
+        found = process.probe(Path(orders["axolotl"]["python"]), assets.probe("compare_logits.py"), *told, str(file))
+    return merged.drift(found, four_bit=four_bit)
 
 
 def export(target: RunDir | Path, out: Path | None, told: ExportTold) -> Export:

@@ -46,15 +46,18 @@ def evaluate(name: str | None, runs: str | None, as_json: bool, gate: bool, **to
 @main.command(epilog=example("ax-recipe merge", "ax-recipe merge ./outputs/pirate --check"))
 @click.argument("name", required=False, metavar="[RUN|FOLDER]")
 @click.option("--check", "look", is_flag=True, help="Only look, and change nothing (of a folder).")
+@click.option("--logits", is_flag=True, help="Only measure a run's merge against its base with the adapter on it.")
 @runs_option
 @json_option
-def merge(name: str | None, look: bool, runs: str | None, as_json: bool) -> int:
+def merge(name: str | None, look: bool, logits: bool, runs: str | None, as_json: bool) -> int:
     """Merge a run's adapter (the newest run) once more, or examine and mend the merge in an Axolotl folder."""
     from ax_recipe import rundir, shipping
 
     found = shipping.find(rundir.root(runs), name)
     if isinstance(found, Path):
         return _show_checks(shipping.make_whole(found, change=not look), as_json)
+    if logits:
+        return _show_checks([shipping.compare(found)], as_json)
     return again(str(found.path), runs, ("merge", "check-merge"), as_json)
 
 

@@ -1,27 +1,47 @@
 """Compare the merged model's logits with those of the base model and its adapter, in the training environment.
 
-    python compare_logits.py --base BASE --adapter OUT --merged MERGED < prompts.json
+    python compare_logits.py --base BASE --adapter OUT --merged MERGED [--four-bit] PROMPTS.json
 
-Standard input is a JSON list of prompts, each a text that is encoded as it stands. Prints one JSON object: the largest
+The file is a JSON list: texts, encoded as they stand, or conversations, written by the adapter's chat template.
+With ``--four-bit`` the base is put into 4 bit first, as QLoRA trains on it. Prints one JSON object: the largest
 absolute difference of any logit, the mean Kullback-Leibler divergence in nats a token, and how often the likeliest
-token is the same.
+token is the same; ``dtype`` is what was computed in.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, logging
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def load(path: str, rows: int | None = None) -> Any:
-    """A model in float32, with ``rows`` embeddings where the adapter was trained with more than the base has."""
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+def dtype(path: str) -> torch.dtype:
+    """32 bits, in which nothing is rounded; on a GPU that cannot hold so much, the 16 that models are saved in."""
+    if DEVICE == "cpu":
+        return torch.float32
+    with torch.device("meta"):
+        from transformers import AutoConfig
+
+        shape = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
+    free, _ = torch.cuda.mem_get_info()
+    return torch.float32 if shape.num_parameters() * 5 < free else torch.bfloat16
+
+
+def load(path: str, kind: torch.dtype, rows: int | None = None, *, four_bit: bool = False) -> Any:
+    """A model, with ``rows`` embeddings where the adapter was trained with more than the base has."""
+    # Axolotl 0.19's own choice for QLoRA (utils/config, loaders/model.py).
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=kind
+    )
+    more = {"quantization_config": nf4} if four_bit else {}
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=kind, device_map={"": DEVICE}, **more)
     if rows and rows > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(rows, mean_resizing=False)
     return model
@@ -31,7 +51,7 @@ def logits(model: Any, batches: list[torch.Tensor]) -> list[torch.Tensor]:
     """The logits of every position of every prompt."""
     model.eval()
     with torch.no_grad():
-        return [model(input_ids=batch).logits[0].float() for batch in batches]
+        return [model(input_ids=batch.to(DEVICE)).logits[0].float().cpu() for batch in batches]
 
 
 def compare(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> dict[str, float | int]:
@@ -47,21 +67,32 @@ def compare(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> dict[str, f
     }
 
 
+def encoded(tokenizer: Any, prompt: Any) -> torch.Tensor:
+    """A text's ids, or a conversation's."""
+    if isinstance(prompt, str):
+        return tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids
+    return tokenizer.apply_chat_template(prompt, return_dict=True, return_tensors="pt")["input_ids"]
+
+
 def main() -> None:
     """Read the prompts, run both models, print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("base", "adapter", "merged"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--four-bit", action="store_true")
+    parser.add_argument("prompts", type=Path)
     options = parser.parse_args()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(options.adapter)
-    prompts = json.load(sys.stdin)
-    batches = [tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids for prompt in prompts]
-    merged = load(options.merged)
+    batches = [encoded(tokenizer, prompt) for prompt in json.loads(options.prompts.read_text(encoding="utf-8"))]
+    kind = dtype(options.merged)
+    merged = load(options.merged, kind)
     rows = merged.get_input_embeddings().weight.shape[0]
     ours = logits(merged, batches)
     del merged
-    base = PeftModel.from_pretrained(load(options.base, rows), options.adapter)
-    print(json.dumps(compare(ours, logits(base, batches))))
+    base = PeftModel.from_pretrained(load(options.base, kind, rows, four_bit=options.four_bit), options.adapter)
+    print(json.dumps({**compare(ours, logits(base, batches)), "dtype": str(kind).removeprefix("torch.")}))
 
 
 if __name__ == "__main__":

@@ -52,6 +52,20 @@ def _asked(question: Callable[[Folders], Iterator[Check]], folders: Folders) -> 
         yield Check(name, "error", error.message)
 
 
+def drift(measured: Mapping[str, Any], *, four_bit: bool) -> Check:
+    """The verdict on what ``compare_logits.py`` measured; a merge is rounded to 16 bits, so it is never quite equal."""
+    agreement = measured["top1_agreement"]
+    verdict: Verdict = "ok" if agreement >= 0.98 else "warning" if agreement >= 0.9 else "error"
+    against = f"the base{' in 4 bit' if four_bit else ''} with the adapter"
+    return Check(
+        "logits",
+        verdict,
+        f"against {against}, at {measured['tokens']} tokens in {measured['dtype']}: the likeliest token is the same at"
+        f" {agreement:.1%}, divergence {measured['mean_kl']:.2g} nats, no logit off by more than"
+        f" {measured['max_abs_diff']:.2g}",
+    )
+
+
 def worst(checks: tuple[Check, ...]) -> Verdict:
     """The gravest verdict among ``checks``."""
     order: tuple[Verdict, ...] = ("ok", "mended", "warning", "error")
