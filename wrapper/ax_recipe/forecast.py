@@ -11,7 +11,7 @@ from typing import Any
 
 from ax_recipe import architecture, memory, timing
 from ax_recipe.architecture import Shape
-from ax_recipe.choose import Choice
+from ax_recipe.choose import Choice, spread
 from ax_recipe.errors import RecipeError
 from ax_recipe.hardware import Hardware
 from ax_recipe.memory import UNKNOWN, WILL_NOT_FIT, Memory, judge
@@ -126,8 +126,9 @@ def refuse(forecast: Forecast | None) -> None:
 def fingerprint(forecast: Forecast) -> str:
     """The same for two trainings that take the same memory and the same time for a step."""
     dimensions = {**asdict(forecast.shape), "name": ""}
-    how = (forecast.keys.get("attn_implementation"), forecast.keys.get("torch_compile"), str(forecast.hardware))
-    whole = json.dumps([asdict(forecast.settings), dimensions, how], sort_keys=True, default=str)
+    how = [forecast.keys.get("attn_implementation"), forecast.keys.get("torch_compile"), str(forecast.hardware)]
+    step = [asdict(forecast.settings), forecast.timing.tokens_per_step]
+    whole = json.dumps([*step, dimensions, *how], sort_keys=True, default=str)
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
@@ -164,7 +165,7 @@ def _levers(
     if needed.moment == "weights" or hardware.kind is None:
         return []
     levers = []
-    for words, change in _changes(keys, resolve(keys, hardware, shape, longest, folder)):
+    for words, change in _changes(keys, resolve(keys, hardware, shape, longest, folder), shape):
         changed = resolve({**keys, **change}, hardware, shape, longest, folder)
         freed = needed.card_gib - memory.estimate(shape, changed).card_gib
         if freed >= _LEAST_GIB:
@@ -172,7 +173,7 @@ def _levers(
     return sorted(levers, key=lambda lever: -lever.frees_gib)[:_LEVERS]
 
 
-def _changes(keys: Mapping[str, Any], s: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
+def _changes(keys: Mapping[str, Any], s: Settings, shape: Shape) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if s.loss not in {"liger", "cut"}:
         plugins = [*(keys.get("plugins") or ()), LIGER]
         yield "fused loss (Liger)", {"plugins": plugins, "liger_fused_linear_cross_entropy": True}
@@ -195,8 +196,8 @@ def _changes(keys: Mapping[str, Any], s: Settings) -> Iterator[tuple[str, dict[s
         yield "optimizer: adamw_8bit", {"optimizer": "adamw_8bit"}
     if s.method == "lora" and not keys.get("load_in_8bit"):
         yield "adapter: qlora", {"adapter": "qlora", "load_in_4bit": True}
-    if s.layout == "ddp" and s.method == "full":
-        yield "fsdp_version: 2 (weights spread over the GPUs)", {"fsdp_version": 2, "fsdp_config": {"reshard": True}}
+    if s.layout == "ddp" and s.optimizer.startswith("adamw_torch") and (keys_of_it := spread(shape, s.method)):
+        yield "fsdp_version: 2 (weights spread over the GPUs)", keys_of_it
 
 
 def as_json(forecast: Forecast) -> dict[str, Any]:

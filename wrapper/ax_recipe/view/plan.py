@@ -61,7 +61,7 @@ def _ways(choice: Choice) -> Table:
 
 
 def _notes(forecast: Forecast) -> Iterator[Text]:
-    if forecast.memory.outside:
+    if forecast.memory.outside and forecast.hardware.kind:
         yield Text(f"outside the validated model: {', '.join(forecast.memory.outside)}", style("WATCH"))
     found = forecast.experience
     if found:
