@@ -23,7 +23,7 @@ import psutil
 import yaml
 
 BIN = Path(sys.executable).parent
-OURS = [str(BIN / "ax-recipe"), "run", "pirate-tiny", "--until", "train", "--json"]
+OURS = [str(BIN / "ax-recipe"), "run", "pirate-tiny", "--new", "--until", "train", "--json"]
 
 
 def seconds_to(argv: list[str], is_first_step: Callable[[str], bool], environment: dict[str, str]) -> float:
