@@ -12,6 +12,7 @@ from ax_recipe.ship import adapter, convert, deploy, modelfile
 from ax_recipe.ship.convert import Converter
 from ax_recipe.ship.deploy import Wanted
 from ax_recipe.ship.export import Wishes, export
+from ax_recipe.ship.exported import read
 from ax_recipe.ship.files import read_json
 from ax_recipe.ship.ollama import Ollama
 from conftest import Invoke
@@ -71,12 +72,12 @@ def test_the_base_and_the_adapter_are_brought_into_ollama(output: Path, tmp_path
     assert "FROM ./model.gguf\nADAPTER ./adapter.gguf\n" in text
     assert modelfile.read(folder / "Modelfile").stops == ("<|end|>", "</s>")
     with serve() as server, Ollama(server.url) as ollama:
-        made = deploy.deploy(ollama, deploy.read(folder), Wanted("pirate"), lambda _: None)
+        made = deploy.deploy(ollama, read(folder), Wanted("pirate"), lambda _: None)
         assert made.kept
         assert list(server.models["pirate:latest"]["adapters"]) == ["adapter.gguf"]
         (folder / "adapter.gguf").unlink()
         with pytest.raises(RecipeError, match="ADAPTER"):
-            deploy.read(folder)
+            read(folder)
 
 
 def test_a_scale_that_is_lost_is_an_error(output: Path, tmp_path: Path) -> None:
@@ -170,7 +171,7 @@ def test_what_ollama_does_not_quantise_to_llama_cpp_does(
 
         def made(kind: str) -> object:
             wanted = Wanted("pirate", quantize=kind, own=True)
-            return deploy.deploy(ollama, deploy.read(folder), wanted, lambda _: None)
+            return deploy.deploy(ollama, read(folder), wanted, lambda _: None)
 
         with pytest.raises(RecipeError, match="cannot quantise to q5_k_m"):
             made("q5_k_m")

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ax_recipe.ship import bench, deploy, llama
+from ax_recipe.ship import bench, llama
 from ax_recipe.ship.bench import Form, Order, Result, Row
 from ax_recipe.ship.export import Wishes, export
+from ax_recipe.ship.exported import Exported, read
 from ax_recipe.ship.ollama import Ollama
 from ax_recipe.view.bench import picture
 from conftest import ROOT
@@ -22,11 +23,11 @@ from ship_folders import CHAT, gguf_keys, write_gguf, write_model, write_tokeniz
 ORDER = Order(("Who goes there?", "Why?"), rounds=2)
 
 
-def exported(folder: Path, gguf: Path | None = None) -> deploy.Exported:
+def exported(folder: Path, gguf: Path | None = None) -> Exported:
     write_model(folder / "model")
     write_tokenizer(folder / "model", chat=CHAT)
     export(folder / "model", folder / "out", Wishes(system="Arr.", gguf=gguf))
-    return deploy.read(folder / "out")
+    return read(folder / "out")
 
 
 def test_each_quantisation_is_asked_and_taken_away_again(tmp_path: Path) -> None:

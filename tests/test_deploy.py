@@ -18,8 +18,10 @@ from ax_recipe.rundir import RunDir, RunState, StageRecord
 from ax_recipe.ship import deploy, modelfile
 from ax_recipe.ship.deploy import Deployed, Wanted
 from ax_recipe.ship.export import Wishes, export
+from ax_recipe.ship.exported import read
 from ax_recipe.ship.gotemplate import Message
 from ax_recipe.ship.hf_jinja import HfTemplate
+from ax_recipe.ship.live import Proof
 from ax_recipe.ship.ollama import Ollama, Progress
 from ax_recipe.view.transfer import Transfer
 from conftest import Invoke
@@ -51,8 +53,8 @@ def exported(folder: Path, **wishes: object) -> Path:
 
 def deployed(server: Server, folder: Path, **wanted: object) -> Deployed:
     with Ollama(server.url, delays_s=(0.0, 0.0)) as ollama:
-        order = Wanted(**{"name": "pirate", "count": words, **wanted})  # type: ignore[arg-type]
-        return deploy.deploy(ollama, deploy.read(folder), order, lambda _: None)
+        order = Wanted(**{"name": "pirate", "proof": Proof(count=words), **wanted})  # type: ignore[arg-type]
+        return deploy.deploy(ollama, read(folder), order, lambda _: None)
 
 
 def verdicts(result: Deployed) -> dict[str, str]:
@@ -134,7 +136,7 @@ def test_a_server_that_dies_in_the_middle_is_gone_on_with(server: Server, tmp_pa
     seen: list[str] = []
     folder = exported(tmp_path)
     with Ollama(server.url, delays_s=(0.0, 0.0)) as ollama:
-        result = deploy.deploy(ollama, deploy.read(folder), Wanted("pirate"), lambda step: seen.append(step.what))
+        result = deploy.deploy(ollama, read(folder), Wanted("pirate"), lambda step: seen.append(step.what))
     assert result.kept
     assert sum("once more in 0 s" in what for what in seen) == 2
     sent = [path for method, path in server.asked if method == "POST" and path.startswith("/api/blobs/")]
@@ -151,7 +153,7 @@ def test_a_creation_that_fails_leaves_no_model(server: Server, tmp_path: Path, f
 
 
 def test_without_a_training_environment_the_tokens_are_not_claimed(server: Server, tmp_path: Path) -> None:
-    result = deployed(server, exported(tmp_path), count=None)
+    result = deployed(server, exported(tmp_path), proof=Proof())
     assert verdicts(result)["prompt tokens"] == "warning"
 
 
@@ -185,7 +187,7 @@ def test_a_tag_that_cannot_be(server: Server, tag: str, said: str) -> None:
 def test_an_architecture_that_ollama_cannot_import_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
     folder = exported(tmp_path, architectures=["MistralForCausalLM"])
     with pytest.raises(RecipeError, match="cannot import MistralForCausalLM"):
-        deploy.read(folder)
+        read(folder)
 
 
 @pytest.mark.parametrize(("kind", "asked"), [(0, "Q8_0"), (12, None)])
@@ -199,7 +201,7 @@ def test_a_quantised_gguf_is_not_quantised_again(server: Server, tmp_path: Path,
 
 def test_nothing_exported_is_told(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="holds nothing exported"):
-        deploy.read(tmp_path)
+        read(tmp_path)
 
 
 @pytest.fixture
@@ -334,7 +336,7 @@ def test_the_terminal_shows_a_bar_for_bytes_and_words_for_steps() -> None:
 def test_progress_is_told_in_steps(server: Server, tmp_path: Path) -> None:
     seen: list[Progress] = []
     with Ollama(server.url) as ollama:
-        deploy.deploy(ollama, deploy.read(exported(tmp_path)), Wanted("pirate"), seen.append)
+        deploy.deploy(ollama, read(exported(tmp_path)), Wanted("pirate"), seen.append)
     assert seen[-1].what == "success"
 
 
@@ -346,7 +348,7 @@ def test_a_real_ollama_answers_as_trained(tmp_path: Path) -> None:
     host = os.environ.get("OLLAMA_HOST")
     with Ollama(host) as ollama:
         ollama.require()
-        result = deploy.deploy(ollama, deploy.read(exported(tmp_path)), Wanted("ax-recipe-test"), lambda _: None)
+        result = deploy.deploy(ollama, read(exported(tmp_path)), Wanted("ax-recipe-test"), lambda _: None)
         try:
             assert verdicts(result)["prompt"] == "ok", result.checks
         finally:

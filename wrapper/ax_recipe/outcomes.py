@@ -17,8 +17,9 @@ from ax_recipe import assets, evaluation, experience, process, scoring
 from ax_recipe.errors import MissingError, RunFailedError, StoppedError
 from ax_recipe.observe import events
 from ax_recipe.rundir import RunDir, write
-from ax_recipe.ship import convert, merged, prompter
+from ax_recipe.ship import convert, live, merged, prompter
 from ax_recipe.ship import deploy as deploying
+from ax_recipe.ship import exported as exports
 from ax_recipe.ship.convert import Converter
 from ax_recipe.ship.deploy import Deployed, Wanted
 from ax_recipe.ship.export import Export, Wishes, export
@@ -53,26 +54,28 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def _base(run: RunDir, orders: Orders) -> Outcome:
-    outcome = _trained(run.base_events)
     base = Path(orders["base"])
+    outcome = _trained(run.base_events, base)
     _files(base, "model.safetensors", "config.json", "tokenizer.json")
     write(base / _MADE, json.dumps(_digests(base), indent=1))
     return outcome
 
 
 def _train(run: RunDir, orders: Orders) -> Outcome:
-    outcome = _trained(run.events)
+    outcome = _trained(run.events, run.output)
     experience.note(run, orders)
     _files(run.output, "config.json" if orders["method"] == "full" else "adapter_model.safetensors")
     return outcome
 
 
-def _trained(path: Path) -> Outcome:
+def _trained(path: Path, output: Path) -> Outcome:
     """Read the exact events: the last step must be the planned one, and loss and gradient real numbers.
+
+    Where the training went on at its last step, it has no metrics to tell: they are those of its last checkpoint.
 
     :raises RunFailedError: it is not so, although Axolotl ended with exit code 0.
     """
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     seen = _events(text.rpartition(_ATTEMPT)[2])
     if not seen:
         raise RunFailedError(
@@ -82,8 +85,7 @@ def _trained(path: Path) -> Outcome:
     _refuse_interrupted(seen, step, total)
     if total is None or step < total:
         raise RunFailedError(f"training ended after step {step} of {total}, though with exit code 0")
-    # Resumed at its last step, it has none to log.
-    last = _last_metrics(seen) or _last_metrics(_events(text))
+    last = _last_metrics(seen) or _last_metrics(_events(text)) or _saved_metrics(output / f"checkpoint-{total}")
     if last is None:
         raise RunFailedError("training logged no loss", "set train.logging_steps to less than its steps")
     loss, gradient = last["loss"], last.get("grad_norm", math.nan)
@@ -95,6 +97,13 @@ def _trained(path: Path) -> Outcome:
             "every label is masked: look at the data's roles",
         )
     return Outcome(f"{total} steps, loss {loss:.3f}", figures={"steps": total, "loss": loss})
+
+
+def _saved_metrics(checkpoint: Path) -> Mapping[str, float] | None:
+    """The last metrics that transformers keeps in a checkpoint."""
+    path = checkpoint / "trainer_state.json"
+    history = json.loads(path.read_text(encoding="utf-8")).get("log_history", []) if path.is_file() else []
+    return next((row for row in reversed(history) if "loss" in row), None)
 
 
 def begin_attempt(path: Path, number: int) -> None:
@@ -155,7 +164,7 @@ def _evaluate(run: RunDir, orders: Orders) -> Outcome:
 
 def _first_evaluation(path: Path) -> float | None:
     """The held-out loss at step 0, where an untrained adapter leaves the base as it is."""
-    for event in map(events.from_json, path.read_text(encoding="utf-8").splitlines()):
+    for event in map(events.from_json, path.read_text(encoding="utf-8", errors="replace").splitlines()):
         if isinstance(event, events.Evaluation) and not event.step:
             return event.values.get("eval_loss")
     return None
@@ -217,12 +226,14 @@ def wanted(run: RunDir, orders: Orders, url: str) -> Wanted:
         orders["ship"]["quantize"],
         own=(before.get("host"), before.get("model")) == (url, name),
         beside=beside,
-        question=orders["checks"]["prompts"][0] if orders["checks"] else deploying.QUESTION,
-        count=counter(python) if python.is_file() else None,
+        proof=live.Proof(
+            orders["checks"]["prompts"][0] if orders["checks"] else live.QUESTION,
+            counter(python) if python.is_file() else None,
+        ),
     )
 
 
-def counter(python: Path) -> deploying.Count:
+def counter(python: Path) -> live.Count:
     """How many tokens a tokenizer makes of a conversation, asked of the training environment."""
 
     def count(folder: Path, messages: Sequence[Message]) -> int:
@@ -234,7 +245,7 @@ def counter(python: Path) -> deploying.Count:
 
 def deploy(run: RunDir, server: Ollama, order: Wanted, report: Report) -> Deployed:
     """Make and prove the run's model in Ollama, and note where it is."""
-    result = deploying.deploy(server, deploying.read(run.path), order, report)
+    result = deploying.deploy(server, exports.read(run.path), order, report)
     if result.kept:
         run.write_json(run.deployed, result.as_json())
     return result

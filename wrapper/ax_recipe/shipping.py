@@ -13,12 +13,15 @@ from ax_recipe import assets, axolotl, outcomes, process, rundir, runner
 from ax_recipe.errors import MissingError, RecipeError, RunFailedError
 from ax_recipe.outcomes import Outcome
 from ax_recipe.rundir import RunDir
-from ax_recipe.ship import bench, convert, llama, mend, merged, prompter, source
+from ax_recipe.ship import bench, convert, live, llama, mend, merged, prompter, source
 from ax_recipe.ship import deploy as deploying
+from ax_recipe.ship import exported as exports
 from ax_recipe.ship.convert import Converter
-from ax_recipe.ship.deploy import Deployed, Exported, Wanted
+from ax_recipe.ship.deploy import Deployed, Wanted
 from ax_recipe.ship.export import Export, Wishes
 from ax_recipe.ship.export import export as export_folder
+from ax_recipe.ship.exported import Exported
+from ax_recipe.ship.live import Proof
 from ax_recipe.ship.merged import Check
 from ax_recipe.ship.ollama import Ollama, Report
 from ax_recipe.view.transfer import Transfer
@@ -114,7 +117,7 @@ def compare(run: RunDir) -> Check:
     if orders["method"] == "full":
         raise RecipeError(f"{run.name} is a full fine-tune: nothing was merged", "there is nothing to compare")
     four_bit = orders["method"] == "qlora"
-    questions = orders["checks"]["prompts"] if orders["checks"] else [deploying.QUESTION]
+    questions = orders["checks"]["prompts"] if orders["checks"] else [live.QUESTION]
     answers = {row["prompt"]: row["tuned"] for row in run.read_json(run.answers)} if run.answers.is_file() else {}
     turns = [[("user", text), ("assistant", answers.get(text) or "Yes.")] for text in questions]
     with TemporaryDirectory() as folder:
@@ -172,8 +175,9 @@ def deploy(target: RunDir | Path, host: str | None, told: DeployTold) -> Deploye
         server.require()
         if isinstance(target, Path):
             python = _python()
-            wanted = told.over(Wanted(target.name, count=outcomes.counter(python) if python else None))
-            return deploying.deploy(server, deploying.read(target), wanted, shown.report)
+            proof = Proof(count=outcomes.counter(python) if python else None)
+            wanted = told.over(Wanted(target.name, proof=proof))
+            return deploying.deploy(server, exports.read(target), wanted, shown.report)
         run = target
         rundir.refuse_foreign(run)
         wanted = told.over(outcomes.wanted(run, run.read_json(run.orders), server.url))
@@ -208,13 +212,13 @@ def measure(run: RunDir, host: str | None, rounds: int) -> list[bench.Result]:
     """
     rundir.refuse_foreign(run)
     orders = run.read_json(run.orders)
-    prompts = orders["checks"]["prompts"] if orders["checks"] else [deploying.QUESTION]
+    prompts = orders["checks"]["prompts"] if orders["checks"] else [live.QUESTION]
     order, model = bench.Order(prompts, rounds), Path(orders["model"])
     adapter = run.output if orders["method"] != "full" else None
     python = Path(orders["axolotl"]["python"])
-    exported = [deploying.read(run.path)]
+    exported = [exports.read(run.path)]
     if (run.path / ADAPTER_EXPORT / "Modelfile").is_file():
-        exported.append(deploying.read(run.path / ADAPTER_EXPORT))
+        exported.append(exports.read(run.path / ADAPTER_EXPORT))
     results = list(bench.in_transformers(order, python, model, adapter, orders["base"]))
     with Transfer() as shown:
         results += _in_llama_cpp(order, exported, shown.report)

@@ -15,7 +15,7 @@ from typing import Any
 from ax_recipe import assets, process
 from ax_recipe.errors import AxRecipeError
 from ax_recipe.ship import convert, gguf, llama
-from ax_recipe.ship.deploy import Exported
+from ax_recipe.ship.exported import Exported
 from ax_recipe.ship.gotemplate import Message
 from ax_recipe.ship.llama import Engine
 from ax_recipe.ship.ollama import Creation, Ollama, Progress, Reply, Report, files_of
