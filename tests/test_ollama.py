@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -175,17 +174,3 @@ def test_the_address_is_completed_as_ollama_does(monkeypatch: pytest.MonkeyPatch
     assert address(given) == url
     monkeypatch.setenv("OLLAMA_HOST", given or "")
     assert address() == url
-
-
-@pytest.mark.slow
-def test_a_real_server_takes_the_template(tmp_path: Path) -> None:
-    """Where a real Ollama runs, it takes the staged model and renders as trained."""
-    if shutil.which("ollama") is None:
-        pytest.skip("no ollama on PATH")
-    with Ollama() as ollama:
-        ollama.require()
-        ollama.create(creation(tmp_path))
-        try:
-            assert ollama.rendered("pirate", ASK).endswith("<|user|>Explain gravity<|end|><|assistant|>")
-        finally:
-            ollama.delete("pirate")

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,8 +17,12 @@ import yaml
 
 from ax_recipe import evaluation, outcomes, rundir
 from ax_recipe.rundir import RunDir
-from ax_recipe.ship import adapter, llama, modelfile, source
+from ax_recipe.ship import adapter, deploy, llama, modelfile, source
+from ax_recipe.ship.deploy import Wanted
 from ax_recipe.ship.export import Wishes, export
+from ax_recipe.ship.exported import read
+from ax_recipe.ship.live import Proof
+from ax_recipe.ship.ollama import Ollama
 from conftest import ROOT
 from engines import ask_both, converter_with
 
@@ -242,4 +247,26 @@ def test_each_form_is_timed_in_each_engine_at_hand(done: Done) -> None:
     assert {name: len(found) for name, found in rows.items()} == {
         **{("merged", "transformers"): asked, ("adapter", "transformers"): asked},
         **{("any", "llama.cpp"): 0, ("any", "Ollama"): 0},  # this run has no GGUF, and there is no Ollama
+    }
+
+
+def test_a_real_ollama_serves_it_as_trained(done: Done, tmp_path: Path) -> None:
+    """Where a real Ollama runs: every prompt, its tokens and an answer are proven, and nothing of it is left there."""
+    if shutil.which("ollama") is None:
+        pytest.skip("no ollama on PATH")
+    orders = done.run.read_json(done.run.orders)
+    python = Path(orders["axolotl"]["python"])
+    folder = tmp_path / "out"
+    export(Path(orders["model"]), folder, Wishes(num_ctx=256, converter=converter_with(python)))
+    proof = Proof(orders["checks"]["prompts"][0], outcomes.counter(python))
+    with Ollama() as server:
+        server.require()
+        made = deploy.deploy(server, read(folder), Wanted("ax-recipe-test", proof=proof), lambda _: None)
+        if made.kept:
+            server.delete(made.name)
+        assert not server.has(f"ax-recipe-test:{deploy.TRIAL}")
+    assert {check.name: check.verdict for check in made.checks} == {
+        "prompt": "ok",
+        "prompt tokens": "ok",
+        "answer": "ok",
     }
