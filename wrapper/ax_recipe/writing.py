@@ -117,7 +117,7 @@ def copy(source: str, name: str) -> Written:
     target = recipes.own(source, name)
     text = target.read_text(encoding="utf-8")
     if "yaml-language-server" not in text:
-        rundir.write(target, _head(target) + text)
+        rundir.write(target, _with_schema(target, text))
     return Written(target, ())
 
 
@@ -138,12 +138,12 @@ def write(answers: Answers) -> Written:
     wish = _Wish(answers, target, goal, _model(answers.base), seen, parse(answers.gpus))
     method, why, notes = _method(wish)
     target.parent.mkdir(parents=True, exist_ok=True)
-    rundir.write(target, _text(wish, method, why, target.parent))
-    return Written(path_of_shown(target), (*notes, *_notes(wish)))
+    rundir.write(target, _with_schema(target, _text(wish, method, why, target.parent)))
+    return Written(shown(target), (*notes, *_notes(wish)))
 
 
-def path_of_shown(target: Path) -> Path:
-    """A path as a person would type it from here."""
+def shown(target: Path) -> Path:
+    """The path as a person would type it from here."""
     return target.relative_to(Path.cwd()) if target.is_relative_to(Path.cwd()) else target
 
 
@@ -175,7 +175,7 @@ def _model(base: str) -> Model:
 
 def _notes(wish: _Wish) -> Iterator[str]:
     if wish.seen is None:
-        name = path_of_shown(wish.target)
+        name = shown(wish.target)
         yield f"{wish.answers.data} is not on this machine: look at it with `ax-recipe data {name}`, then at `type`"
     if wish.model.shape is None:
         yield f"the size of {wish.model.base} is not known here: `ax-recipe plan` says how to have it"
@@ -250,22 +250,19 @@ def _value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) and "\n" in value else flow(value)
 
 
-def _head(target: Path) -> str:
-    """The editor's line for the schema, which is written beside the recipe."""
+def _with_schema(target: Path, text: str) -> str:
+    """The text behind the editor's line for the schema, which is written beside the recipe."""
     rundir.write(target.parent / SCHEMA, recipes.schema_text())
-    return f"# yaml-language-server: $schema={SCHEMA}\n"
+    return f"# yaml-language-server: $schema={SCHEMA}\n{text}"
 
 
 def _text(wish: _Wish, method: str, why: str, folder: Path) -> str:
     """The whole recipe, with paths that start at ``folder``."""
     lines, answers, model = _Lines(), wish.answers, wish.model
-    head = _head(wish.target) if folder == wish.target.parent else ""
     about = f"{_short(model.base)} learns from {_short(answers.data)}"
     lines.line(f"# {about}, for {wish.hardware}.")
     lines.line("# Written by `ax-recipe new`, each choice with its reason; change what you know better.")
-    lines.line(
-        f"# ax-recipe check {path_of_shown(wish.target)} looks it over, plan says memory and time, run starts it."
-    )
+    lines.line(f"# ax-recipe check {shown(wish.target)} looks it over, plan says memory and time, run starts it.")
     lines.put("about", about)
     lines.put("base", _path(model.base, folder))
     lines.put("method", method, why)
@@ -287,7 +284,7 @@ def _text(wish: _Wish, method: str, why: str, folder: Path) -> str:
         lines.line("  special_tokens:")
         for name, (token, reason) in special.items():
             lines.put(name, token, reason, "    ")
-    return head + lines.text
+    return lines.text
 
 
 def _short(name: str) -> str:
@@ -472,7 +469,7 @@ def _batch(wish: _Wish, length: int, packed: bool) -> tuple[int, str]:
 
 def _put_ship(lines: _Lines, wish: _Wish) -> None:
     if not wish.answers.ollama:
-        lines.line(f"# Not for Ollama: ax-recipe run {path_of_shown(wish.target)} --until check-merge")
+        lines.line(f"# Not for Ollama: ax-recipe run {shown(wish.target)} --until check-merge")
         return
     shape = wish.model.shape
     lines.line("ship:")
