@@ -31,6 +31,7 @@ def full(cause: str = "cuda-oom", phase: str = "training") -> Diagnosis:
         ("evaluate", full(phase="evaluating"), KEYS, {"eval_batch_size": 1}),
         ("train", full("host-oom"), KEYS, {"dataloader_num_workers": 0, "dataset_num_proc": 1}),
         ("train", full("shm-full"), KEYS, {"dataloader_num_workers": 0}),
+        ("preprocess", full("host-oom", "preparing"), KEYS, {"dataloader_num_workers": 0, "dataset_num_proc": 1}),
     ],
 )
 def test_each_phase_has_its_answer(stage: str, found: Diagnosis, keys: dict[str, Any], changed: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ax_recipe import axolotl, checkpoints, proof
+from ax_recipe import axolotl, checkpoints, preparing, proof, recipe
 from ax_recipe.checkpoints import Checkpoint
 from ax_recipe.errors import RunFailedError
 from ax_recipe.proof import Mark
@@ -18,7 +18,7 @@ Orders = Mapping[str, Any]
 # Who reads the base again once it was trained on.
 _READS_BASE = ("train", "evaluate", "merge", "check-merge", "chat")
 _FILES = ("*.safetensors", "*.bin", "*.json", "*.model", "*.jinja")
-_BASE = "base-model"
+_BASE, _DATA = "base-model", "data"
 
 
 def checkpoint(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
@@ -28,12 +28,35 @@ def checkpoint(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
     return found, [*words, f"goes on from {found.path.name}"] if found else words
 
 
-def note_base(run: RunDir, orders: Orders) -> None:
-    """Write down what the base is as training begins, so that another one under its name is known for that."""
+def note(run: RunDir, orders: Orders) -> None:
+    """Write down what base and data are as training begins, so that others under their names are known for that."""
+    _note_base(run, orders)
+    run.write_json(run.proof(_DATA), {"files": {str(path): asdict(proof.mark(path)) for path in _data(run)}})
+
+
+def _data(run: RunDir) -> Iterator[Path]:
+    """The local files whose rows are trained on."""
+    named = recipe.local_files(preparing.recipe_of(run))
+    return (path for key, path in named if key[0] == "data" and path.is_file())
+
+
+def refuse_other_data(run: RunDir) -> None:
+    """Stop before training goes on with other rows than it began with: the checkpoint's place among them means nothing.
+
+    :raises RunFailedError: a file is not what it was.
+    """
+    path = run.proof(_DATA)
+    wrong = next(_differences(run.read_json(path), ""), "") if path.is_file() else ""
+    if wrong:
+        raise RunFailedError(
+            f"the data is not what the training began with: {wrong}",
+            f"put it back as it was, or begin anew with it: ax-recipe reproduce {run.name}",
+        )
+
+
+def _note_base(run: RunDir, orders: Orders) -> None:
     value = _local(orders) if Path(orders["base"]).is_dir() else {"revision": _revision(orders["base"])}
-    path = run.proof(_BASE)
-    path.parent.mkdir(exist_ok=True)
-    run.write_json(path, value)
+    proof.put(run, _BASE, value)
 
 
 def _local(orders: Orders) -> dict[str, Any]:

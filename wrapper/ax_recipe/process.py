@@ -106,9 +106,15 @@ def start(argv: Sequence[str], environment: Mapping[str, str], log: Path) -> Chi
 
     One file for both, since a traceback means little without the lines before it, and a replay must be exact.
 
-    :raises MissingError: there is no such program.
+    :raises MissingError: there is no such program, or the log cannot be written.
     """
-    with log.open("ab") as output:
+    try:
+        output = log.open("ab")
+    except OSError as error:
+        raise MissingError(
+            f"{log}: cannot be written: {error.strerror}", "free some space, or mend its rights"
+        ) from error
+    with output:
         try:
             popen = subprocess.Popen(  # the session leader: a closed terminal does not reach it
                 list(argv),

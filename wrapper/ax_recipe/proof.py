@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ax_recipe.errors import MissingError
 from ax_recipe.rundir import RunDir, RunState, StageRecord
 
 Orders = Mapping[str, Any]
@@ -91,15 +92,26 @@ def take(run: RunDir, orders: Orders, record: StageRecord) -> None:
         "files": {str(path): asdict(mark(path)) for path in _made(run, orders, record.name)},
         "from": {source: _digest(run, source) for source in _sources(orders, record.name)},
     }
-    run.proof(record.name).parent.mkdir(exist_ok=True)
-    run.write_json(run.proof(record.name), value)
+    put(run, record.name, value)
+
+
+def put(run: RunDir, name: str, value: Mapping[str, Any]) -> None:
+    """Write down what something is, for later.
+
+    :raises MissingError: the disk is full or the folder cannot be written to.
+    """
+    try:
+        run.proof(name).parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise MissingError(f"{run.path}: cannot be written: {error.strerror}", "free some space") from error
+    run.write_json(run.proof(name), value)
 
 
 def _renew(run: RunDir, orders: Orders, stage: str) -> None:
     value = read(run, stage)
     if value:
         files = {str(path): asdict(mark(path)) for path in _made(run, orders, stage)}
-        run.write_json(run.proof(stage), {**value, "files": files})
+        put(run, stage, {**value, "files": files})
 
 
 def read(run: RunDir, stage: str) -> dict[str, Any]:

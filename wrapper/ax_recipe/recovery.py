@@ -44,12 +44,11 @@ def easier(keys: Mapping[str, Any], stage: str, found: Diagnosis, *, on_gpu: boo
         return None
     if stage == "merge":
         return _merged_on_cpu(found, on_gpu=on_gpu)
-    if stage not in ("train", "evaluate"):
+    if stage not in ("preprocess", "train", "evaluate"):
         return None
-    changes: dict[str, Any] | None
     if found.cause != "cuda-oom" and (changes := _fewer_processes(keys, found.cause)):
         return _told(keys, changes)
-    if found.cause == "shm-full" or (found.cause == "host-oom" and on_gpu):
+    if stage == "preprocess" or found.cause == "shm-full" or (found.cause == "host-oom" and on_gpu):
         return None
     if stage == "evaluate" or found.phase == "evaluating":
         rows = keys.get("eval_batch_size") or keys.get("micro_batch_size") or 1

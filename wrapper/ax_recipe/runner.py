@@ -45,6 +45,7 @@ class Runner:
         self.call.until(self.policy.time_limit_s)
         if belonging.take_over(self.run, CHECKPOINT_GRACE_S, self.call.hurried):
             _say("a runner was killed and left its trainer at work: it was stopped")
+        self.run.stop_file.unlink(missing_ok=True)  # of a runner that was killed when it had just asked
         # Beside the first stage: asking the training environment what it holds takes a moment of its start.
         threading.Thread(target=environment.record, args=(self.run,)).start()
         for stage in self.orders["stages"]:
@@ -97,16 +98,18 @@ class Runner:
         record = StageRecord(before.name, "running", attempt=before.attempt + 1, started=time.time())
         self._note(record)
         ended = self._ended(stage, record, [why] if why else [])
-        ended = replace(ended, ended=time.time())
-        if ended.state == "done":
-            proof.take(self.run, self.orders, ended)
-        self._note(ended)
+        self._note(replace(ended, ended=time.time()))
 
     def _ended(self, stage: Stage, record: StageRecord, words: Sequence[str]) -> StageRecord:
         """Do the stage once, and say how that ended."""
         self.hung = False
         try:
             outcome = self.worker.do(stage, record, words)
+            state: StageState = "skipped" if outcome.skipped else "done"
+            figures = dict(outcome.figures)
+            record = replace(record, state=state, detail=outcome.detail, figures=figures, ended=time.time())
+            if state == "done":
+                proof.take(self.run, self.orders, record)
         except StoppedError as error:
             return replace(record, state="interrupted", detail=failing.stopped(self.run, record, error))
         except ProgramFailedError as error:
@@ -115,13 +118,15 @@ class Runner:
         except AxRecipeError as error:
             self.hung = isinstance(error, HungError)
             return replace(record, state="failed", detail=str(error))
+        except OSError as error:  # a full disk, a log that cannot be written: not the training's fault
+            words = [str(part) for part in (error.filename, error.strerror) if part]
+            return replace(record, state="failed", detail=": ".join(words) or str(error))
         except BaseException:
             # A bug of ours: its traceback belongs in runner.log, and the run must not look as if it went on.
             words = [f"ax-recipe failed: {self.run.runner_log}"]
             self._note(replace(record, state="failed", detail=words[0], ended=time.time()))
             raise
-        state: StageState = "skipped" if outcome.skipped else "done"
-        return replace(record, state=state, detail=outcome.detail, figures=dict(outcome.figures))
+        return record
 
     def _note(self, record: StageRecord) -> None:
         self.state = self.state.with_stage(record)

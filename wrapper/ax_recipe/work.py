@@ -72,9 +72,10 @@ class Worker:
             said += found
             watch = Watch(run.events, run.log(record.name, record.attempt), self.policy.hang_s)
             if start:
+                footing.refuse_other_data(run)
                 extra = {"resume_from_checkpoint": str(start.path)}
             else:
-                noting = threading.Thread(target=footing.note_base, args=(run, self.orders))
+                noting = threading.Thread(target=footing.note, args=(run, self.orders))
                 noting.start()
         environment = {**stage["environment"], **recovery.environment(run, record.name)}
         ends_hangs = self.policy.on_hang == "restart"
@@ -85,6 +86,8 @@ def _tell(log: Path, words: Sequence[str]) -> None:
     """Put ``words`` where every view finds them: at the top of the log, as Axolotl writes its own lines."""
     now = time.time()
     stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now)) + f",{int(now % 1 * 1000):03}"
+    if not words:
+        return
     with log.open("a", encoding="utf-8") as file:
         file.writelines(f"[{stamp}] [WARNING] [ax_recipe.runner] {' '.join(word.split())}\n" for word in words)
 
