@@ -115,6 +115,15 @@ def test_a_ready_gguf_is_held_against_the_model(invoke: Invoke, model: Path, tmp
     assert checks(bad.stdout)["gguf end"][0] == "error"
 
 
+def test_a_folder_whose_model_is_a_gguf_is_taken_as_it_is(invoke: Invoke, model: Path, tmp_path: Path) -> None:
+    (model / "model.safetensors").unlink()
+    write_gguf(model / "parrot.gguf", gguf_keys())
+    write_gguf(model / "mmproj-parrot.gguf", gguf_keys())
+    done = invoke("export", str(model), "--out", str(tmp_path / "out"), "--json")
+    assert done.exit_code == 0, done.output
+    assert "FROM ./parrot.gguf" in json.loads(done.stdout)["modelfile"]
+
+
 @pytest.mark.usefixtures("fake_axolotl")
 def test_a_converter_makes_a_gguf(invoke: Invoke, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLAMA_CPP_DIR", str(llama_cpp(tmp_path / "llama.cpp")))

@@ -71,8 +71,8 @@ def export(folder: Path, out: Path, wishes: Wishes | None = None) -> Export:
     Raises :class:`MissingError` where there is no model, and :class:`RecipeError` where the chat template is missing
     or cannot be carried over, or an adapter is to be shipped that a GGUF cannot hold.
     """
-    wishes = wishes or Wishes()
     _refuse_odd(folder)
+    wishes = _with_ready(folder, wishes or Wishes())
     if wishes.adapter:
         adapters.require_carried(wishes.adapter, folder)
         _converter_of_adapters(wishes)
@@ -96,6 +96,12 @@ def _refuse_odd(folder: Path) -> None:
         raise MissingError(f"{folder} is no folder")
     if (folder / "adapter_config.json").is_file() and not weights.shards(folder):
         raise RecipeError(f"{folder} holds an adapter, not a model", "merge it first: axolotl merge-lora")
+
+
+def _with_ready(folder: Path, wishes: Wishes) -> Wishes:
+    """A folder whose one model is a GGUF already means that."""
+    ready = [path for path in folder.glob("*.gguf") if not path.name.startswith("mmproj")]
+    return replace(wishes, gguf=ready[0]) if len(ready) == 1 and not (wishes.gguf or weights.shards(folder)) else wishes
 
 
 def _refuse_without_template(folder: Path) -> NoReturn:
