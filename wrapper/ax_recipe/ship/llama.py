@@ -112,6 +112,8 @@ class Served:
         if ended is None:
             raise RunFailedError(f"llama.cpp's answer broke off after {''.join(text)[-60:]!r}")
         all_s = time.perf_counter() - asked
+        # The words of a fast answer come in one piece, long after the first was there.
+        first = min(first, max(all_s - counts["predicted_ms"] / 1000, 0.0))
         return Reply("".join(text), ended, counts["prompt_n"], counts["predicted_n"], first, all_s)
 
     def _stream(self, question: Mapping[str, object]) -> Iterator[dict[str, Any]]:

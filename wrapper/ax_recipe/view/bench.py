@@ -22,14 +22,19 @@ def show(results: Sequence[Result], console: Console | None = None) -> None:
 def picture(results: Sequence[Result]) -> RenderableType:
     """The results as a table: medians, with the least and the most. Pure."""
     table = Table(box=None, pad_edge=False, header_style=style("label"))
-    for heading in ("model", "engine", "ms to first token", "tokens/s", "memory", "as merged"):
-        table.add_column(heading, justify="left" if heading in ("model", "engine") else "right", no_wrap=True)
+    for heading in ("model", "engine", "first, ms", "tokens/s", "memory", "as merged"):
+        words = heading in ("model", "engine")
+        table.add_column(heading, justify="left" if words else "right", no_wrap=not words)
     reference = next((result for result in results if result.form == "merged" and result.rows), None)
     for result in results:
         if result.rows:
             table.add_row(*_cells(result, reference))
     failed = [Text(clean(f"{each.form} in {each.engine}: {each.problem}")) for each in results if not each.rows]
-    return Group(table, *failed, Text("median (least to most); as merged: how alike the answers are", style("label")))
+    return Group(
+        table,
+        *failed,
+        Text("median (least to most); first: to the first token; as merged: how alike the answers are", style("label")),
+    )
 
 
 def _cells(result: Result, reference: Result | None) -> Iterator[str]:
