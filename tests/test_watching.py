@@ -66,6 +66,14 @@ def test_the_pace_of_an_attempt_before_says_nothing_of_this_one(tmp_path: Path) 
     assert watch.look() == ""
 
 
+def test_a_clock_that_is_set_or_a_machine_that_slept_is_no_silence(tmp_path: Path) -> None:
+    offset = 0.0
+    watch = Watch(tmp_path / "e.jsonl", tmp_path / "train.1.log", clock=lambda: time.time() + offset)
+    told(tmp_path / "e.jsonl", *steps(ago=1))
+    offset = 7200.0
+    assert watch.look() == ""
+
+
 def test_the_time_to_save_is_learnt_from_the_checkpoints_that_were_seen(tmp_path: Path) -> None:
     watch = Watch(tmp_path / "e.jsonl", tmp_path / "train.1.log")
     assert watch.needs_s == SPARE_S + SAVE_S

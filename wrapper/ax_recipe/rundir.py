@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -90,18 +90,25 @@ class RunDir:
         self.answers = path / "answers.json"  # the checks' questions with both models' answers
         self.policy = path / "policy.json"  # what it may do by itself when memory, time or patience runs out
         self.recovery = path / "recovery.json"  # what was changed to get past that
+        self.nodes = path / "nodes"  # what the machines of a training over several tell each other
         self.runner_log = path / "logs" / "runner.log"
         self.state = path / "state.json"
         self._lock = path / "lock"
 
     @property
     def ranks(self) -> int:
-        """How many processes train: one to a GPU, or one on the CPU."""
-        return max(1, int(self.read_json(self.orders)["gpus"]))
+        """How many processes train: one to a GPU, or one to a machine on the CPU."""
+        orders = self.read_json(self.orders)
+        return max(1, int(orders["gpus"])) * int((orders.get("cluster") or {}).get("nodes", 1))
 
     def log(self, stage: str, attempt: int) -> Path:
         """The log of one attempt at one stage."""
         return self.path / "logs" / f"{stage}.{attempt}.log"
+
+    def node_logs(self, stage: str, attempt: int) -> dict[int, Path]:
+        """The logs of one attempt on the other machines, by their number."""
+        found = self.log(stage, attempt).parent.glob(f"{stage}.{attempt}.node*.log")
+        return {int(path.name.split(".node")[1].removesuffix(".log")): path for path in sorted(found)}
 
     def config(self, stage: str, attempt: int) -> Path:
         """The YAML of one attempt at a stage, where it is not axolotl.yaml as it was planned."""
@@ -125,7 +132,7 @@ class RunDir:
             return RunState(value["recipe"], tuple(StageRecord(**stage) for stage in value["stages"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise MissingError(
-                f"{self.state}: not the state of a run: {error}", "ax-recipe status RUN names one"
+                f"{self.state}: not the state of a run: {error}", f"ax-recipe resume {self.name} writes it anew"
             ) from error
 
     def current_state(self) -> RunState:
@@ -210,7 +217,8 @@ def write(path: Path, text: str) -> None:
             partial.replace(path)
     except OSError as error:
         if not special:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):  # of a file system that is read-only now, or gone
+                partial.unlink(missing_ok=True)
         raise MissingError(
             f"{path}: cannot be written: {error.strerror}", "free some space, or name another place"
         ) from error

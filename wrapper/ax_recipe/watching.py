@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,8 @@ EVERY_S = 1.0
 # How long a checkpoint takes where none was seen yet, and what is added to those that were seen (seconds).
 SAVE_S, SPARE_S = 120.0, 20.0
 DUMP_S = 30.0
+# A clock that was set, or a machine that slept (seconds): what was before says nothing of a silence.
+JUMP_S = 5.0
 
 
 class HungError(RunFailedError):
@@ -31,8 +33,11 @@ class HungError(RunFailedError):
 class Watch:
     """Reads one training's exact events once a second; of its log it knows only whether it grows."""
 
-    def __init__(self, exact: Path, log: Path, hang_s: float | None = None) -> None:
-        self._exact, self._log = Follower(exact), log
+    def __init__(
+        self, exact: Path, log: Path, hang_s: float | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        """``clock`` gives unix seconds, as events have them."""
+        self._exact, self._log, self._clock = Follower(exact), log, clock
         for _ in self._exact.poll():
             pass  # what earlier attempts told
         rule = rules.BY_NAME["hang"]
@@ -40,6 +45,7 @@ class Watch:
         self._state = State()
         self._size = 0
         self._next = 0.0
+        self._ahead = clock() - time.monotonic()
         self._saving: float | None = None
         self._longest_save: float | None = None
 
@@ -49,7 +55,7 @@ class Watch:
         if now < self._next:
             return ""
         self._next = now + EVERY_S
-        self._read(time.time())
+        self._read(self._clock())
         reading = measures.hang(Given(self._state), self._rule)
         if reading is None or not reading.holds:
             return ""
@@ -58,7 +64,7 @@ class Watch:
 
     def begun(self) -> bool:
         """Whether it trains, so that there is something to save."""
-        self._read(time.time())
+        self._read(self._clock())
         return self._state.total_steps is not None
 
     @property
@@ -73,8 +79,10 @@ class Watch:
             if event:
                 advance(self._state, event)
                 self._time(event)
+        ahead, self._ahead = self._ahead, now - time.monotonic()
+        jumped = abs(self._ahead - ahead) > JUMP_S
         size = self._log.stat().st_size if self._log.exists() else 0
-        if size != self._size:
+        if size != self._size or jumped:
             self._size = size
             advance(self._state, events.Line("", time=now))
         advance(self._state, events.Tick(now))
