@@ -56,7 +56,10 @@ def test_what_stands_beside_the_prompts_is_expected_of_all() -> None:
 
 
 def test_answers_are_judged_side_by_side_and_a_base_may_be_absent() -> None:
-    rows = [{"prompt": "?", "base": "no", "tuned": "arr"}, {"prompt": "?", "base": None, "tuned": "no"}]
+    rows: list[dict[str, Any]] = [
+        {"prompt": "?", "base": "no", "tuned": "arr"},
+        {"prompt": "?", "base": None, "tuned": "no"},
+    ]
     first, second = scoring.judged(rows, [{"contains": "arr"}] * 2)
     assert (first["base_matches"], first["tuned_matches"]) == (False, True)
     assert second["tuned_missed"] == ["'arr' is not in it"]

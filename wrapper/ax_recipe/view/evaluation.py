@@ -27,7 +27,8 @@ def lines(found: Evaluation, bars: Sequence[Bar]) -> Iterator[str]:
     if bars:
         yield "The recipe's bar:"
         for bar in bars:
-            yield f"  {'met   ' if bar.met else 'MISSED'}  {bar.name}: wanted {bar.wanted}, found {bar.found or 'not measured'}"
+            word, told = "met   " if bar.met else "MISSED", bar.found or "not measured"
+            yield f"  {word}  {bar.name}: wanted {bar.wanted}, found {told}"
 
 
 def table(found: Evaluation) -> list[Line]:
