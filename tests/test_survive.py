@@ -15,6 +15,8 @@ import pytest
 import yaml
 
 from ax_recipe import belonging, policy, rundir
+from ax_recipe.observe.events import Crashed, StageStarted
+from ax_recipe.observe.state import State, advance
 from ax_recipe.policy import Policy
 from ax_recipe.rundir import RunDir
 from conftest import ROOT
@@ -235,6 +237,16 @@ def test_out_of_memory_is_tried_again_with_smaller_batches_and_the_same_rows_a_s
     assert "OutOfMemoryError" in run.log("train", 1).read_text()
     assert "micro_batch_size 4 -> 2, gradient_accumulation_steps 1 -> 2" in run.log("train", 2).read_text()
     assert "micro_batch_size 2 -> 1" in done.stderr
+
+
+def test_what_was_wrong_with_an_attempt_is_over_when_the_next_begins() -> None:
+    state = State()
+    advance(state, StageStarted("train", 1))
+    advance(state, Crashed("torch.OutOfMemoryError: CUDA out of memory."))
+    raised = list(state.alerts)
+    advance(state, StageStarted("train", 2))
+    assert raised
+    assert (state.alerts, state.past) == ([], raised)
 
 
 def test_after_an_out_of_memory_resume_begins_with_the_change(command: Command, small_recipe: Path) -> None:

@@ -505,6 +505,10 @@ def _interrupted(state: State, event: Interrupted) -> None:
 
 
 def _stage_started(state: State, event: StageStarted) -> None:
+    if event.stage == state.stage:  # once more: what was wrong with the attempt before is over
+        state.past += state.alerts
+        state.alerts.clear()
+        state.held.clear()
     state.stage = event.stage
     state.stages[event.stage] = "running"
     state.exact = state.from_log = False
