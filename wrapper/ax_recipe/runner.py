@@ -10,16 +10,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ax_recipe import belonging, environment, failing, policy, process, proof, recovery
+from ax_recipe import belonging, environment, failing, gathering, policy, process, proof, recovery
 from ax_recipe.attempts import CHECKPOINT_GRACE_S, Call, ProgramFailedError
 from ax_recipe.errors import AxRecipeError, MissingError, RunFailedError, StoppedError
-from ax_recipe.outcomes import Outcome
 from ax_recipe.rundir import RunDir, StageRecord, StageState
 from ax_recipe.watching import HungError
 from ax_recipe.work import Stage, Worker
@@ -133,37 +132,6 @@ class Runner:
         self.run.write_state(self.state)
 
 
-def by_hand(run: RunDir, name: str, work: Callable[[], Outcome]) -> Outcome:
-    """Do one stage here and now, in this very process, and note in the run how it went.
-
-    :raises MissingError: a live runner works on this run.
-    """
-    with run.held():
-        state = run.read_state()
-        record = state.stage(name)
-        record = replace(
-            record, state="running", attempt=record.attempt + 1, started=time.time(), ended=None, detail=""
-        )
-
-        def note(how: StageState, detail: str) -> None:
-            ended = replace(record, state=how, detail=detail, ended=time.time())
-            if how == "done":
-                proof.take(run, run.read_json(run.orders), ended)
-            run.write_state(state.with_stage(ended))
-
-        run.write_state(state.with_stage(record))
-        try:
-            outcome = work()
-        except AxRecipeError as error:
-            note("failed", str(error))
-            raise
-        except BaseException:
-            note("interrupted", "stopped by hand")
-            raise
-        note("skipped" if outcome.skipped else "done", outcome.detail)
-        return outcome
-
-
 def launch(run: RunDir, again: Sequence[str] = (), told: policy.Policy | None = None, until: str | None = None) -> None:
     """Start the runner of ``run`` in the background, in its own session: a closed terminal does not end it.
 
@@ -207,7 +175,10 @@ def main() -> int:
     _, path, until, *again = sys.argv
     run = RunDir(Path(path))
     with run.held():
-        return Runner(run).go(again, until.removeprefix("--until="))
+        try:
+            return Runner(run).go(again, until.removeprefix("--until="))
+        finally:
+            gathering.dismissed(run)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-from ax_recipe import assets, axolotl, outcomes, process, rundir, runner
+from ax_recipe import assets, axolotl, noting, outcomes, process, rundir
 from ax_recipe.errors import MissingError, RecipeError, RunFailedError
 from ax_recipe.outcomes import Outcome
 from ax_recipe.rundir import RunDir
@@ -198,7 +198,7 @@ def _noted(run: RunDir, stage: str, work: Callable[[], Result], judge: Callable[
         return judge(results[0])
 
     try:
-        runner.by_hand(run, stage, staged)
+        noting.by_hand(run, stage, staged)
     except RunFailedError:
         if not results:
             raise
