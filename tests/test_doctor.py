@@ -64,3 +64,16 @@ def test_what_is_switched_off_needs_no_account(tmp_path: Path) -> None:
     assert "wandb" not in examined(tmp_path, "wandb_project: boats\n  wandb_mode: offline")
     assert "wandb" not in examined(tmp_path, "use_wandb: false")
     assert not {"wandb", "comet"} & {found.name for found in doctor.examine(None, tmp_path)}
+
+
+def test_a_llama_cpp_is_named_or_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found() -> doctor.Finding:
+        return next(each for each in doctor.examine(None, tmp_path) if each.name == "llama.cpp")
+
+    monkeypatch.setenv("LLAMA_CPP_DIR", str(tmp_path))
+    assert (found().state, "no convert_hf_to_gguf.py there" in found().detail) == ("absent", True)
+    (tmp_path / "convert_hf_to_gguf.py").touch()
+    assert (found().state, found().detail) == ("ok", f"{tmp_path}/convert_hf_to_gguf.py, llama-quantize is not built")
+    monkeypatch.delenv("LLAMA_CPP_DIR")
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert "set LLAMA_CPP_DIR" in found().detail

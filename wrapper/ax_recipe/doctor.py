@@ -13,6 +13,7 @@ from typing import Any, Literal
 from ax_recipe import __version__, axolotl, hardware
 from ax_recipe import recipe as recipes
 from ax_recipe.errors import MissingError
+from ax_recipe.ship import convert
 
 ENOUGH_DISK_GIB = 60  # an 8B base, its adapter, its merge and its GGUF side by side
 
@@ -33,7 +34,7 @@ def examine(named_axolotl: str | None, runs: Path, recipe: str | None = None) ->
     machine = hardware.here()
     none = "none: pirate-tiny and pirate-small train on the CPU"
     findings.append(Finding("GPUs", "ok" if machine.count else "absent", str(machine) if machine.count else none))
-    return [*findings, *_disk(runs), *_accounts(), _ollama(), *_loggers(recipe)]
+    return [*findings, *_disk(runs), *_accounts(), _ollama(), _llama_cpp(), *_loggers(recipe)]
 
 
 def _axolotl(named: str | None) -> Iterator[Finding]:
@@ -125,3 +126,15 @@ def _ollama() -> Finding:
     command = shutil.which("ollama")
     detail = command or "not on PATH: `run` ends with a Modelfile and the command to use it elsewhere"
     return Finding("ollama", "ok" if command else "absent", detail)
+
+
+def _llama_cpp() -> Finding:
+    need = "for models that Ollama cannot import (Mistral, Qwen3, ...), adapters, and quantisations that it cannot make"
+    try:
+        script, tool = convert.find(), convert.program("llama-quantize")
+    except MissingError as error:
+        return Finding("llama.cpp", "absent", f"{error.message}; {error.hint}")
+    if script is None:
+        hint = f"git clone https://github.com/ggml-org/llama.cpp, and set {convert.VARIABLE} to it"
+        return Finding("llama.cpp", "absent", f"no converter: {need}; {hint}")
+    return Finding("llama.cpp", "ok", f"{script}, {tool or 'llama-quantize is not built'}")
