@@ -160,6 +160,18 @@ def test_the_verb_finds_the_base_and_says_where_it_is_not(invoke: Invoke, output
     assert invoke("export", str(tmp_path / "base"), "--adapter").exit_code == 2
 
 
+@pytest.mark.usefixtures("fake_axolotl")
+def test_the_verb_takes_a_ready_base(invoke: Invoke, output: Path, tmp_path: Path) -> None:
+    """Of the environment it runs no more than our stand-in for the converter, which is a shell script here."""
+    checkout = llama_cpp(tmp_path / "llama.cpp")
+    (tmp_path / "environment/bin/python").write_text('#!/bin/sh\nexec /bin/sh "$@"\n', encoding="utf-8")
+    ready = checkout / "convert_hf_to_gguf.gguf"
+    told = ("--adapter", "--gguf", str(ready), "--llama-cpp", str(checkout), "--out", str(tmp_path / "made"), "--json")
+    done = invoke("export", str(output), *told)
+    assert done.exit_code == 0, done.output
+    assert f"FROM ./{ready.name}\nADAPTER ./adapter.gguf" in json.loads(done.stdout)["modelfile"]
+
+
 QUANTIZE = '#!/bin/sh\n[ "$3" = Q5_K_M ] || { echo "invalid ftype $3"; exit 1; }\ncp "$1" "$2"; printf more >> "$2"\n'
 
 

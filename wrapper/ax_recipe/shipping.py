@@ -56,7 +56,7 @@ class ExportTold:
             num_ctx=self.num_ctx or recipe.num_ctx,
             gguf=self.gguf,
             jinja=jinja,
-            converter=None if self.gguf else self._converter(python),
+            converter=None if self.gguf and not self.adapter else self._converter(python),
         )
 
     def _converter(self, python: Path | None) -> Converter | None:
