@@ -155,7 +155,7 @@ def held_out_costs(run: RunDir) -> list[tuple[int, float]]:
 def _costs(path: Path, orders: Mapping[str, Any]) -> dict[tuple[str, str], list[tuple[int, float]]]:
     """The rows of each set by (set, whose): the newest of each, for every evaluation appends its own."""
     costs = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         value = json.loads(line)
         costs[(value["set"], _whose(value, orders))] = [(int(tokens), float(nats)) for tokens, nats in value["rows"]]
     return costs

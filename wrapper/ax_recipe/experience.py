@@ -20,7 +20,7 @@ def note(run: RunDir, orders: Mapping[str, Any]) -> None:
     """Write measured.json after a training: what was foretold of it, and what it took."""
     foretold = orders.get("foretold")
     if foretold and run.events.is_file():
-        lines = run.events.read_text(encoding="utf-8").splitlines()
+        lines = run.events.read_text(encoding="utf-8", errors="replace").splitlines()
         took = measured([event for event in map(events.from_json, lines) if event])
         run.write_json(run.measured, {"foretold": foretold, "measured": took})
 

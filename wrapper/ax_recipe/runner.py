@@ -17,8 +17,8 @@ from types import FrameType
 from typing import Any
 
 from ax_recipe import belonging, environment, failing, gathering, policy, process, proof, recovery
-from ax_recipe.attempts import CHECKPOINT_GRACE_S, Call, ProgramFailedError
-from ax_recipe.errors import AxRecipeError, MissingError, RunFailedError, StoppedError
+from ax_recipe.attempts import CHECKPOINT_GRACE_S, Call
+from ax_recipe.errors import AxRecipeError, MissingError, ProgramFailedError, RunFailedError, StoppedError
 from ax_recipe.rundir import RunDir, StageRecord, StageState
 from ax_recipe.watching import HungError
 from ax_recipe.work import Stage, Worker

@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ax_recipe import footing, outcomes, recovery
+from ax_recipe import cluster, footing, outcomes, recovery
 from ax_recipe.attempts import Attempt, Call
 from ax_recipe.errors import StoppedError
+from ax_recipe.gathering import Gathering
 from ax_recipe.outcomes import Outcome
 from ax_recipe.policy import Policy
 from ax_recipe.rundir import RunDir, StageRecord
@@ -53,6 +54,8 @@ class Worker:
         attempt, extra, noting = self._prepared(stage, record, said)
         _tell(attempt.log, said)
         yaml = str(recovery.config(self.run, record.name, record.attempt, extra))
+        if record.name == "train" and cluster.gathers(self.orders):
+            attempt = replace(attempt, nodes=Gathering(self.run, self.orders, record, yaml))
         try:
             for argv in stage["argvs"]:
                 attempt.do([yaml if part == str(self.run.axolotl_yaml) else part for part in argv])

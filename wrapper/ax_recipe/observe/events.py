@@ -288,7 +288,7 @@ def from_json(line: str) -> Event | None:
     """The event of one line; None for half a line, a foreign line, or an event of a newer version."""
     try:
         values = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(values, dict):
         return None
@@ -301,6 +301,8 @@ def from_json(line: str) -> Event | None:
 
 def _build(name: str, kind: type[Any], values: dict[str, Any]) -> Event | None:
     known = {key: value for key, value in values.items() if key in _FIELDS[kind]}
+    if any(not isinstance(known.get(key), int | float | None) for key in ("step", "total_steps", "time")):
+        return None
     try:
         if name in _NUMBERS:
             known["values"] = {common(key): float(value) for key, value in known["values"].items()}

@@ -82,7 +82,7 @@ class Follower:
                 self._turn_back_if_replaced(file.fileno())
                 file.seek(self.offset)
                 data = file.read(CHUNK)
-        except FileNotFoundError:
+        except OSError:  # not there yet, gone, or not to be read: a viewer has nothing to show, and goes on
             return b""
         self.offset += len(data)
         return data
