@@ -67,7 +67,7 @@ def _terminated(number: int, _frame: FrameType | None) -> None:
 def _see_off(run: RunDir, feed: Feed, console: Console) -> None:
     """Stop the run and wait until it has; to be asked once more hurries it."""
     runs.stop(run)
-    console.print("It saves a checkpoint and stops. Ctrl-C once more hurries it, and may cost the checkpoint.")
+    console.print("Stopping; a training saves a checkpoint first. Ctrl-C once more hurries it.")
     while True:
         try:
             while feed.poll():
