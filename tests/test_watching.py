@@ -89,6 +89,7 @@ def test_the_time_to_save_is_learnt_from_the_checkpoints_that_were_seen(tmp_path
     told(tmp_path / "e.jsonl", *steps(ago=1, pace=2.0), *saved)
     watch.look()
     assert watch.needs_s == pytest.approx(SPARE_S + 2 * 2.0 + 2 * 7.5)
+    assert Watch(tmp_path / "e.jsonl", tmp_path / "train.2.log").needs_s == pytest.approx(SPARE_S + 2 * 7.5)
 
 
 def test_a_deadline_is_heard_in_time_and_in_earnest_when_it_is_over() -> None:

@@ -38,8 +38,6 @@ class Watch:
     ) -> None:
         """``clock`` gives unix seconds, as events have them."""
         self._exact, self._log, self._clock = Follower(exact), log, clock
-        for _ in self._exact.poll():
-            pass  # what earlier attempts told
         rule = rules.BY_NAME["hang"]
         self._rule = replace(rule, limit=rule.limit if hang_s is None else hang_s)
         self._state = State()
@@ -48,6 +46,8 @@ class Watch:
         self._ahead = clock() - time.monotonic()
         self._saving: float | None = None
         self._longest_save: float | None = None
+        for event in self._events():  # those of earlier attempts: how long saving takes is all that still holds
+            self._time(event)
 
     def look(self) -> str:
         """Read on, if a second has passed; say since when nothing came, if that is too long."""
@@ -74,11 +74,9 @@ class Watch:
         return SPARE_S + steps + (SAVE_S if self._longest_save is None else 2 * self._longest_save)
 
     def _read(self, now: float) -> None:
-        for line in self._exact.poll():
-            event = events.from_json(line)
-            if event:
-                advance(self._state, event)
-                self._time(event)
+        for event in self._events():
+            advance(self._state, event)
+            self._time(event)
         ahead, self._ahead = self._ahead, now - time.monotonic()
         jumped = abs(self._ahead - ahead) > JUMP_S
         size = self._log.stat().st_size if self._log.exists() else 0
@@ -86,6 +84,9 @@ class Watch:
             self._size = size
             advance(self._state, events.Line("", time=now))
         advance(self._state, events.Tick(now))
+
+    def _events(self) -> Iterator[events.Event]:
+        return filter(None, map(events.from_json, self._exact.poll()))
 
     def _time(self, event: events.Event) -> None:
         if isinstance(event, events.Phase):
