@@ -32,6 +32,7 @@ SHAPES = {
     "plain_words": ("first", ("</s>", "Sailor:", "Parrot:"), False),
     "system_in_first_user": ("first", ("</s>", "[ASK]"), True),
     "system_in_last_user": ("last user", ("</s>", "[ASK]"), True),
+    "system_marked_in_last_user": ("last user", ("</s>", "[ASK]"), True),
     "thoughtful": ("first", ("<|close|>", "</s>"), False),
     "trimmed": ("first", ("<|close|>", "</s>"), True),
 }

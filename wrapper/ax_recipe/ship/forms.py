@@ -167,7 +167,8 @@ def _last_systems(turns: Turns) -> Iterator[str]:
         return
     for present, text in _PRESENT:
         condition = present if present.startswith("$") else f"({present})"
-        yield _if(f"and $last {condition}", _content(text, turns.system.trim) + literal(turns.system.after))
+        own = literal(turns.system.before) + _content(text, turns.system.trim) + literal(turns.system.after)
+        yield _if(f"and $last {condition}", own)
 
 
 def _if(condition: str, body: str) -> str:

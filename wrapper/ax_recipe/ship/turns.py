@@ -32,6 +32,7 @@ class Trim:
 class System:
     """Where the system text goes; ``before`` is all that precedes it in a first turn, ``after`` leads to the user.
 
+    In a last user's turn, ``before`` is what stands between that turn's opening and it.
     ``later`` is what stands around a system message between an answer and the next user, where it is written there.
     """
 
@@ -166,9 +167,10 @@ def _system(probe: Probe, head: str, to_user: str) -> System:
     if probe.text(_marked("suau")).startswith(before + mark):
         return System("first", before, after, trim, _later(probe, head))
     literals = _split(probe.text(_reordered("suauau")), _reordered("suauau", moved=True))
-    if before != head or literals[4:6] != (to_user, after):
+    lead = before.removeprefix(head)
+    if not before.startswith(head) or literals[4:6] != (to_user + lead, after):
         raise RecipeError("the chat template puts the system message at a place that no Go template can follow")
-    return System("last user", before, after, trim)
+    return System("last user", lead, after, trim)
 
 
 def _later(probe: Probe, head: str) -> tuple[str, str] | None:
