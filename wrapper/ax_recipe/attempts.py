@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ax_recipe import belonging, process, watching
-from ax_recipe.errors import RunFailedError, StoppedError
+from ax_recipe.errors import ProgramFailedError, StoppedError
+from ax_recipe.gathering import Gathering
 from ax_recipe.rundir import RunDir, StageRecord
 from ax_recipe.watching import SPARE_S, HungError, Watch
 
@@ -17,14 +18,6 @@ from ax_recipe.watching import SPARE_S, HungError, Watch
 CHECKPOINT_GRACE_S = 120.0
 # What a signal from outside makes of an exit code. Axolotl itself exits 0 after SIGINT.
 _STOPPED = {-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, 128 + signal.SIGTERM, 128 + signal.SIGINT}
-
-
-class ProgramFailedError(RunFailedError):
-    """A program of a stage ended with ``code`` (negative for a signal)."""
-
-    def __init__(self, message: str, hint: str, code: int) -> None:
-        super().__init__(message, hint)
-        self.code = code
 
 
 @dataclass(slots=True)
@@ -55,7 +48,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt at a stage; ``watch`` is there where it trains, and ``ends_hangs`` what is done about its word."""
+    """One attempt at a stage; ``watch`` is there where it trains, and ``ends_hangs`` what is done about its word.
+
+    ``nodes`` are the machines that take part where there are several.
+    """
 
     run: RunDir
     record: StageRecord
@@ -63,6 +59,7 @@ class Attempt:
     call: Call
     watch: Watch | None = None
     ends_hangs: bool = False
+    nodes: Gathering | None = None
 
     @property
     def log(self) -> Path:
@@ -75,7 +72,10 @@ class Attempt:
         :raises StoppedError: it was asked to stop, from here or by a signal from outside.
         :raises HungError: it hung, and was stopped.
         :raises ProgramFailedError: it ended with an error.
+        :raises AxRecipeError: one of several machines did not come, has failed or was lost.
         """
+        if self.nodes:
+            self.nodes.call()
         child = process.start(argv, {**self.environment, **belonging.environment(self.run)}, self.log)
         try:
             reason, hung = self._wait(child)
@@ -84,6 +84,10 @@ class Attempt:
             if reason or hung:
                 self._stop(child, hung=bool(hung))
         finally:
+            if self.nodes:
+                if (left := child.exit_code()) is None:  # the others are no more
+                    child.stop(lambda: True)
+                self.nodes.dismiss(left)
             belonging.sweep(self.run, 0.0 if self.call.hurried() else belonging.LINGER_S)
         code = child.wait(process.POLL_S)
         if reason:
@@ -95,11 +99,15 @@ class Attempt:
     def _wait(self, child: process.Child) -> tuple[str, str]:
         """Until it ends: nothing; until there is a reason to stop it, or it hangs: that."""
         while child.wait(process.POLL_S) is None:
+            if self.nodes:
+                self.nodes.look()
             word = self.watch.look() if self.watch else ""
             hung = word if self.ends_hangs else ""
             reason = self.call.reason(self.watch.needs_s if self.watch else SPARE_S)
             if reason or hung:
                 return reason, hung
+        if self.nodes:
+            self.nodes.look(at_once=True)
         return "", ""
 
     def _stop(self, child: process.Child, *, hung: bool) -> None:

@@ -104,6 +104,8 @@ def _precision(hardware: Hardware) -> Iterator[Decision]:
     if hardware.kind is None:
         reason = "float32: a CPU is slower in 16 bit, and `auto` would pick fp16"
         yield from (Decision(name, False, reason) for name in ("bf16", "fp16", "tf32"))
+        if hardware.ranks > 1:  # else Axolotl 0.19 puts the model on the GPU that has its rank's number
+            yield Decision("max_memory", {"cpu": "1000GiB"}, "several processes, and each on its CPU")
         return
     new = hardware.kind.has_bf16
     reason = f"{hardware.kind.name} {'multiplies' if new else 'has no'} bfloat16"
@@ -173,7 +175,7 @@ def _careful(wish: Wish, keys: Mapping[str, Any], hardware: Hardware) -> str:
 
 def _carefully(wish: Wish, hardware: Hardware, why: str) -> Iterator[Decision]:
     """Small micro-batches that recompute: what fits wherever anything does."""
-    train, split = wish.train, batch(wish.train, hardware.count)
+    train, split = wish.train, batch(wish.train, hardware.ranks)
     careful = f"; careful: {why}" if hardware.kind else ""
     for key, value in split.keys.items():
         source = "recipe" if key == "micro_batch_size" and value == train.micro_batch_size else "hardware"
@@ -188,7 +190,7 @@ def _carefully(wish: Wish, hardware: Hardware, why: str) -> Iterator[Decision]:
 
 
 def _arithmetic(train: Train, split: Option, hardware: Hardware) -> str:
-    return f"{split.words} x {max(1, hardware.count)} = {train.global_batch_size} a step"
+    return f"{split.words} x {hardware.ranks} = {train.global_batch_size} a step"
 
 
 def _questions(wish: Wish, hardware: Hardware, shape: Shape) -> dict[str, list[Option]]:
@@ -210,20 +212,21 @@ def _options(key: str, values: list[Any], raw: Mapping[str, Any]) -> list[Option
 
 
 def _splits(wish: Wish, hardware: Hardware) -> list[Option]:
-    rows = share(wish.train, hardware.count)
+    rows = share(wish.train, hardware.ranks)
     micro, passes = (int(wish.raw.get(key) or 0) for key in ("micro_batch_size", "gradient_accumulation_steps"))
     if micro or passes:
         micro = micro or max(1, rows // passes)
         return [choose.split(micro, passes or max(1, rows // micro))]
-    return [batch(wish.train, hardware.count)] if wish.train.micro_batch_size else choose.splits(rows)
+    return [batch(wish.train, hardware.ranks)] if wish.train.micro_batch_size else choose.splits(rows)
 
 
 def _layouts(wish: Wish, hardware: Hardware, shape: Shape) -> Iterator[Option]:
-    whole = "whole on each GPU" if hardware.count > 1 else ""
+    whole = "whole on each GPU" if hardware.ranks > 1 else ""
     yield Option(whole, {})
     optimizer = str(wish.raw.get(OPTIMIZER) or wish.train.optimizer or _FULL_PRECISION)
     keys = choose.spread(shape, wish.method)
-    if hardware.count > 1 and keys and not LAYOUTS & wish.raw.keys() and optimizer.startswith("adamw_torch"):
+    several = hardware.kind and hardware.kind.has_bf16 and hardware.ranks > 1  # in fp16 nobody has tried it
+    if several and keys and not LAYOUTS & wish.raw.keys() and optimizer.startswith("adamw_torch"):
         yield Option("spread by FSDP 2", keys)
 
 

@@ -50,6 +50,14 @@ class RunFailedError(AxRecipeError):
     """A stage of a run did not do what it should."""
 
 
+class ProgramFailedError(RunFailedError):
+    """A program of a stage ended with ``code`` (negative for a signal)."""
+
+    def __init__(self, message: str, hint: str, code: int) -> None:
+        super().__init__(message, hint)
+        self.code = code
+
+
 class StoppedError(AxRecipeError):
     """Somebody or something asked the run to stop, and it did."""
 

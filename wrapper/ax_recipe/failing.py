@@ -11,11 +11,13 @@ def explained(run: RunDir, record: StageRecord, error: AxRecipeError) -> str:
     """A program of a stage ended with an error: why, by its log, and what helps."""
     found = recovery.diagnosed(run, record)
     rank = "" if found.rank is None else f", rank {found.rank}"
+    rank += f", node {found.node}" if found.node else ""
     lines = [error.message, f"{found.cause} ({found.phase}{rank}): {found.message}"]
     if found.cause in recovery.MEMORY:
         lines += _memory(run, record, found)
     else:
-        lines.append(f"its log: {run.log(record.name, record.attempt)}; what helps: ax-recipe diagnose {run.name}")
+        log = run.node_logs(record.name, record.attempt).get(found.node or 0, run.log(record.name, record.attempt))
+        lines.append(f"its log: {log}; what helps: ax-recipe diagnose {run.name}")
     return "\n".join(lines)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from ax_recipe.errors import MissingError, RecipeError
@@ -47,13 +47,24 @@ USUAL_KIND = KINDS["A100-80GB"]
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """``count`` GPUs of one kind; none at all is the CPU."""
+    """``count`` GPUs of one kind in each of ``nodes`` machines; none at all is the CPU.
+
+    ``gbit`` is how many Gbit/s each machine's network carries to the others.
+    """
 
     count: int
     kind: GpuKind | None
+    nodes: int = 1
+    gbit: float = 0.0
+
+    @property
+    def ranks(self) -> int:
+        """How many processes train: one to a GPU, or one to a machine on the CPU."""
+        return max(1, self.count) * self.nodes
 
     def __str__(self) -> str:
-        return f"{self.count}x{self.kind.name}" if self.kind else "the CPU"
+        one = f"{self.count}x{self.kind.name}" if self.kind else "the CPU"
+        return one if self.nodes == 1 else f"{self.nodes} nodes of {one}"
 
 
 CPU = Hardware(0, None)
@@ -136,6 +147,11 @@ def lend(asked: str | int | None, machine: Hardware, wanted: Hardware) -> Hardwa
             "`ax-recipe run pirate-tiny` needs none; --gpus 0 tries this recipe on the CPU",
         )
     return Hardware(min(wanted.count, machine.count), machine.kind) if wanted.count else CPU
+
+
+def over(each: Hardware, nodes: int, gbit: float) -> Hardware:
+    """``nodes`` machines like this one."""
+    return replace(each, nodes=nodes, gbit=gbit) if nodes > 1 else each
 
 
 def _has(machine: Hardware) -> str:

@@ -15,6 +15,7 @@ from ax_recipe import plan as plans
 from ax_recipe import recipe as recipes
 from ax_recipe.axolotl import Axolotl, cache_folder
 from ax_recipe.axolotl import schema as axolotl_schema
+from ax_recipe.cluster import Cluster
 from ax_recipe.disk import Need
 from ax_recipe.document import Document, Keys
 from ax_recipe.errors import MissingError, Problem, ProblemsError
@@ -100,18 +101,28 @@ def recipe_of(run: RunDir) -> Recipe:
     return replace(found, name=orders["recipe"], document=replace(found.document, file=orders["recipe_file"]))
 
 
-def for_run(recipe: Recipe, hardware: Hardware, axolotl: Axolotl, runs: Path, text: str | None = None) -> Prepared:
+def for_run(
+    recipe: Recipe,
+    hardware: Hardware,
+    axolotl: Axolotl,
+    runs: Path,
+    text: str | None = None,
+    cluster: Cluster | None = None,
+) -> Prepared:
     """Everything of a run but its existence on disk; ``text`` is the recipe's, where its file is no longer what it was.
+
+    ``cluster`` are the machines that ``hardware`` is of, where they are several or not this one.
 
     :raises ProblemsError: a key or value that Axolotl does not know; what else is wrong, `checks.planned` finds.
     """
     run = RunDir(runs / rundir.fresh_name(runs, recipe.name))
     base = base_folder(recipe, axolotl)
-    plan = plans.make(recipe, hardware, str(run.output), str(cache_folder() / "prepared"), str(base), missing(axolotl))
+    prepared = run.path / "prepared" if cluster else cache_folder() / "prepared"  # others may not see this one's cache
+    plan = plans.make(recipe, hardware, str(run.output), str(prepared), str(base), missing(axolotl))
     plan = plans.with_plugin(plan, stages.PLUGIN)
     refuse_problems(problems(plan, axolotl))
-    its_stages = stages.make(plan, run, axolotl)
-    orders = stages.orders(plan, run, axolotl, base, its_stages)
+    its_stages = stages.make(plan, run, axolotl, cluster)
+    orders = stages.orders(plan, run, axolotl, base, its_stages, cluster)
     found = _foretold_if_known(plan)
     orders["foretold"] = forecast.record(found) if found else None
     state = RunState(recipe.name, tuple(StageRecord(stage.name) for stage in its_stages))
@@ -190,6 +201,9 @@ def refuse_problems(found: Sequence[Problem]) -> None:
 def shown(prepared: Prepared) -> str:
     """What ``run --dry-run`` prints: the YAML that Axolotl would get, and each command, ready to paste."""
     lines = [prepared.files[prepared.run.axolotl_yaml.name]]
+    if told := prepared.orders.get("cluster"):
+        words = " ".join(f"{name}={value!r}" for name, value in told.items() if value)
+        lines.append(f"# trains on several machines: {words}")
     for stage in prepared.orders["stages"]:
         lines.append(f"# {stage['name']}" + (f": left out, {stage['skip']}" if stage["skip"] else ""))
         if not stage["skip"]:

@@ -289,6 +289,8 @@ def _room(node: Mapping[str, Any], value: Any) -> str | None:
 
 def is_local(text: str, folder: Path) -> bool:
     """Whether a base or data path means a file or folder rather than a hub id such as ``owner/name``."""
+    if "://" in text:  # s3://, gs://, hf://: Axolotl opens it itself
+        return False
     if text.startswith((".", "/", "~")) or text.count("/") > 1:
         return True
     return Path(text).suffix in {".jsonl", ".json", ".parquet", ".csv", ".txt"} or (folder / text).exists()

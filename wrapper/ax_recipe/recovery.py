@@ -92,7 +92,8 @@ def _shown(value: Any) -> str:
 
 def diagnosed(run: RunDir, record: StageRecord) -> Diagnosis:
     """Why the last attempt at a stage ended, by its log and exit code."""
-    return diagnose.diagnose(run.log(record.name, record.attempt), record.exit_code)
+    log, others = run.log(record.name, record.attempt), run.node_logs(record.name, record.attempt)
+    return diagnose.diagnose(log, record.exit_code, others)
 
 
 def where(found: Diagnosis) -> str:

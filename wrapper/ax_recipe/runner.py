@@ -149,9 +149,12 @@ def launch(run: RunDir, again: Sequence[str] = (), told: policy.Policy | None = 
     source = str(Path(__file__).resolve().parents[1])  # `python -m` must find this very ax_recipe
     # Without -P, python would first look for every module in the folder that it is started in.
     argv = [sys.executable, "-P", "-m", "ax_recipe.runner", str(run.path), f"--until={until or ''}", *again]
+    before = run.read_state()
     child = process.start(argv, {"PYTHONPATH": process.path_with(source)}, run.runner_log)
     while run.holder() is None:  # a viewer that came before it would take the run for ended
         if child.wait(0.02):
+            if run.read_state() != before:  # it took the run, and a stage failed at once
+                return
             raise RunFailedError(f"the runner of {run.name} did not start", f"its log: {run.runner_log}")
         if child.exit_code() == 0:
             return

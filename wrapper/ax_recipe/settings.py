@@ -98,7 +98,7 @@ def resolve(
     :param longest: the longest row of the data, where it is known: without packing or padding no row is longer.
     :param folder: where the path of a DeepSpeed file starts.
     """
-    gpus = max(1, hardware.count)
+    gpus = hardware.ranks
     layout = _layout(keys, gpus, folder)
     method = str(keys.get("adapter") or "full")
     packed = bool(keys.get("sample_packing"))

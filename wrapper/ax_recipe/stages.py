@@ -11,6 +11,7 @@ from typing import Any
 from ax_recipe import assets
 from ax_recipe import plan as plans
 from ax_recipe.axolotl import QUIET, Axolotl
+from ax_recipe.cluster import Cluster
 from ax_recipe.plan import Plan
 from ax_recipe.process import path_with
 from ax_recipe.recipe import is_local
@@ -19,6 +20,8 @@ from ax_recipe.rundir import RunDir
 # A plugin's path as Axolotl imports it; our folder goes on the training environment's PYTHONPATH.
 PLUGIN = "ax_recipe_events.EventsPlugin"
 PLUGIN_FOLDER = "plugin"
+# Variables that say how machines reach each other.
+_NETWORK = ("NCCL_", "GLOO_", "UCX_", "FI_")
 
 TITLES = {
     "base": "Pre-trained",
@@ -51,19 +54,26 @@ class Stage:
         return TITLES[self.name]
 
 
-def make(plan: Plan, run: RunDir, axolotl: Axolotl) -> tuple[Stage, ...]:
-    """All the stages of ``plan`` in ``run``, with the exact programs and what is added to their environment."""
+def make(plan: Plan, run: RunDir, axolotl: Axolotl, cluster: Cluster | None = None) -> tuple[Stage, ...]:
+    """All the stages of ``plan`` in ``run``, with the exact programs and what is added to their environment.
+
+    Only training is spread over the machines of ``cluster``.
+    """
     quiet = _environment(plan, axolotl)
     # One process on one GPU: given several, it spreads the model over them, which Axolotl's LoRA kernels do not bear.
     alone = quiet | {"CUDA_VISIBLE_DEVICES": _devices(min(1, plan.hardware.count))}
     training = quiet | {"AX_RECIPE_EVENTS": str(run.events), "AX_RECIPE_STOP": str(run.stop_file)}
+    if cluster:
+        training = _far_environment(plan, training)
     command, yaml = str(axolotl.command), str(run.axolotl_yaml)
     full = plan.recipe.method == "full"
     trained = ("--base-model", str(run.output)) if full else ("--lora-model-dir", str(run.output))
     single = str(run.alone_yaml) if plans.alone(plan.train) else yaml
     scored = (command, "evaluate", single, "--launcher", "python")
-    launch = _launcher(plan.hardware.count)
-    prepared_by_train = "" if plan.hardware.count > 1 else "one process prepares its own data when it trains"
+    train = (command, "train", yaml, *_launcher(plan.hardware.count))
+    if cluster:
+        train = _far(cluster, run, axolotl) or train
+    prepared_by_train = "" if plan.hardware.ranks > 1 else "one process prepares its own data when it trains"
     if plan.train.values.get("streaming"):
         prepared_by_train = "streamed data is tokenised as it is read"
     evaluates = "test_datasets" in plan.train.values or bool(plan.train.values.get("val_set_size"))
@@ -71,7 +81,7 @@ def make(plan: Plan, run: RunDir, axolotl: Axolotl) -> tuple[Stage, ...]:
     return (
         _base_stage(plan, run, axolotl),
         Stage("preprocess", ((command, "preprocess", yaml),), quiet, prepared_by_train),
-        Stage("train", ((command, "train", yaml, *launch),), training),
+        Stage("train", (train,), training),
         # axolotl evaluate scores the untrained base unless it is told where the adapter is.
         Stage(
             "evaluate",
@@ -120,6 +130,22 @@ def _launcher(gpus: int) -> tuple[str, ...]:
     return ("--launcher", "python")
 
 
+def _far(cluster: Cluster, run: RunDir, axolotl: Axolotl) -> tuple[str, ...]:
+    """What the head starts to train on several machines; nothing where they are one."""
+    if cluster.nodes == 1:
+        return ()
+    node = (str(axolotl.python), str(assets.probe("node.py")), str(run.path))
+    return (*node, "0", "--once")
+
+
+def _far_environment(plan: Plan, training: Mapping[str, str]) -> dict[str, str]:
+    """The same for several machines: how their network is used is the head's to say, which GPUs is their own."""
+    told = {name: value for name, value in os.environ.items() if name.startswith(_NETWORK)}
+    if not plan.hardware.count:
+        return {**training, **told, "ACCELERATE_USE_CPU": "true"}  # else torch (2.13) is asked for NCCL
+    return {name: value for name, value in {**training, **told}.items() if name != "CUDA_VISIBLE_DEVICES"}
+
+
 def _environment(plan: Plan, axolotl: Axolotl) -> dict[str, str]:
     environment = {
         **QUIET,
@@ -154,7 +180,14 @@ def _needs_no_hub(plan: Plan) -> bool:
     )
 
 
-def orders(plan: Plan, run: RunDir, axolotl: Axolotl, base_dir: Path, stages: tuple[Stage, ...]) -> dict[str, Any]:
+def orders(
+    plan: Plan,
+    run: RunDir,
+    axolotl: Axolotl,
+    base_dir: Path,
+    stages: tuple[Stage, ...],
+    cluster: Cluster | None = None,
+) -> dict[str, Any]:
     """plan.json: what the runner and the probes follow, and what ``--dry-run`` shows."""
     recipe = plan.recipe
     scratch = None if isinstance(recipe.base, str) else recipe.base
@@ -165,6 +198,7 @@ def orders(plan: Plan, run: RunDir, axolotl: Axolotl, base_dir: Path, stages: tu
         "changes": list(recipe.changes),
         "hardware": str(plan.hardware),
         "gpus": plan.hardware.count,
+        **({"cluster": asdict(cluster)} if cluster else {}),
         "axolotl": {"command": str(axolotl.command), "python": str(axolotl.python), "version": axolotl.version},
         "method": recipe.method,
         "base": str(base_dir) if scratch else plan.train.values["base_model"],

@@ -162,7 +162,7 @@ def _whole(
     steps: int, tokens_per_step: int, speed: float, hardware: Hardware, price: float | None, assumed: tuple[str, ...]
 ) -> Timing:
     seconds = _START_S + steps * tokens_per_step / speed
-    cost = None if price is None else price * max(1, hardware.count) * seconds / 3600
+    cost = None if price is None else price * hardware.ranks * seconds / 3600
     return Timing(steps, tokens_per_step, speed, seconds, cost, assumed)
 
 

@@ -40,8 +40,8 @@ def capabilities(hardware: Hardware) -> dict[str, Any]:
         "bf16": new,
         "fp8": number >= 90,
         "tf32": new,
-        "n_gpu": hardware.count,
-        "n_node": 1,
+        "n_gpu": hardware.count * hardware.nodes,  # Axolotl 0.19 counts all processes
+        "n_node": hardware.nodes,
         "compute_capability": f"sm_{number:02d}",
     }
 

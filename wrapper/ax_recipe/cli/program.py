@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ax_recipe import __version__
 from ax_recipe.errors import AxRecipeError
+
+if TYPE_CHECKING:
+    from ax_recipe.rundir import RunDir
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
@@ -20,6 +23,10 @@ SORTS = ("time", "name", "recipe", "status", "loss", "eval-loss", "duration")
 FORMS = ("adapter", "merged", "ollama")
 # The names of stages.TITLES, which costs too much to import for --help; a test holds them together.
 STAGES = ("base", "preprocess", "train", "evaluate", "merge", "check-merge", "export", "deploy", "chat")
+
+
+# Those of cluster.LAUNCHERS, likewise.
+LAUNCHERS = ("torchrun", "slurm", "ray")
 
 
 class Verbs(click.Group):
@@ -52,6 +59,11 @@ def example(*lines: str) -> str:
     return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
 
 
+bandwidth_option = click.option(
+    "--bandwidth", type=click.FloatRange(min=0, min_open=True), metavar="GBIT", help="Gbit/s between them (else 100)."
+)
+
+
 def recipe_options(verb: Verb) -> Verb:
     """What every verb takes that reads a recipe."""
     options = [
@@ -60,6 +72,26 @@ def recipe_options(verb: Verb) -> Verb:
             "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a recipe's key, e.g. lora.r=16."
         ),
         axolotl_option,
+    ]
+    for option in reversed(options):
+        verb = option(verb)
+    return verb
+
+
+def node_options(verb: Verb) -> Verb:
+    """How several machines train one run; `ax_recipe.cluster.asked` reads them."""
+    options = [
+        click.option("--nodes", type=click.IntRange(min=1), metavar="N", help="Train on N machines, each with --gpus."),
+        click.option("--launcher", type=click.Choice(LAUNCHERS), help="What starts them (else torchrun)."),
+        click.option("--hosts", metavar="B,C", help="Start the others by ssh, all but this one."),
+        click.option("--head", metavar="ADDRESS", help="How the others reach this machine (else its name)."),
+        click.option("--port", type=click.IntRange(1, 65535), metavar="N", help="At which port (else any free one)."),
+        click.option(
+            "--wait-nodes", type=click.FloatRange(min=0), metavar="SECONDS", help="How long the others may take."
+        ),
+        click.option("--slurm", metavar="KEY=VALUE,...", help="Options for sbatch: partition=gpu,time=04:00:00."),
+        click.option("--ray-address", metavar="HOST:PORT", help="The head of the Ray cluster (else RAY_ADDRESS)."),
+        bandwidth_option,
     ]
     for option in reversed(options):
         verb = option(verb)
@@ -102,6 +134,14 @@ def main() -> None:
     """A recipe goes in, a fine-tuned model answering in Ollama comes out. Axolotl trains."""
 
 
+def tell_others(run: RunDir) -> None:
+    """Print what the other machines of a run are to be given, where a person does that."""
+    from ax_recipe import gathering
+
+    for number, command in enumerate(gathering.commands(run, run.read_json(run.orders)), 1):
+        click.echo(f"on node {number}: {command}", err=True)
+
+
 def again(
     name: str | None, runs: str | None, stages: tuple[str, ...], as_json: bool, trust: bool = False,
     told: Sequence[str | None] = (None, None, None), until: str | None = None,
@@ -116,5 +156,6 @@ def again(
     if trust:
         seal.put(found.path)
     rundir.refuse_foreign(found)
+    tell_others(found)
     runner.launch(found, stages, policy.read(found).told(*told), until)
     return attend.attend(found, as_json=as_json)

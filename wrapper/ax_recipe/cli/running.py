@@ -14,9 +14,11 @@ from ax_recipe.cli.program import (
     explain_option,
     json_option,
     main,
+    node_options,
     policy_options,
     recipe_options,
     runs_option,
+    tell_others,
     trust_option,
     until_option,
 )
@@ -32,6 +34,7 @@ from ax_recipe.cli.program import (
 @click.option("--force", is_flag=True, help="Start even where the disk or the memory will not do.")
 @runs_option
 @json_option
+@node_options
 @recipe_options
 def run(
     name: str,
@@ -48,18 +51,21 @@ def run(
     gpus: str | None,
     changes: tuple[str, ...],
     axolotl: str | None,
+    bandwidth: float | None,
+    **nodes: Any,
 ) -> int:
     """Train, evaluate, merge, check, export and try a recipe, and watch it; or go on where this very run ended."""
     from ax_recipe import axolotl as environment
-    from ax_recipe import checking, disk, earlier, forecast, hardware, preparing, recipe, rundir
+    from ax_recipe import checking, cluster, disk, earlier, forecast, preparing, recipe, rundir
     from ax_recipe import trust as trusting
     from ax_recipe.checks import all as checks
     from ax_recipe.checks import planned
 
     wanted = recipe.load(name, changes)
-    lent = hardware.lend(gpus, hardware.here(), preparing.wanted_hardware(wanted))
+    several = cluster.asked(**nodes)
+    lent = cluster.lent(several, gpus, preparing.wanted_hardware(wanted), bandwidth)
     found = environment.find(axolotl)
-    prepared = preparing.for_run(wanted, lent, found, rundir.root(runs))
+    prepared = preparing.for_run(wanted, lent, found, rundir.root(runs), cluster=several)
     warnings = planned.refuse(prepared.plan, found, checks.examine)
     if dry_run:
         click.echo(json.dumps(prepared.orders, indent=1) if as_json else preparing.shown(prepared))
@@ -82,6 +88,7 @@ def run(
 
     told = policy.Policy().told(on_oom, on_hang, time_limit)
     rundir.create(prepared.run, prepared.files)
+    tell_others(prepared.run)
     runner.launch(prepared.run, (), told, until)
     return attend.attend(prepared.run, as_json=as_json)
 

@@ -96,7 +96,10 @@ class Fix:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What ended a run: ``cause`` is a name of the table, ``rank`` None where there was one process or nobody knows."""
+    """What ended a run: ``cause`` is a name of the table, ``rank`` None where there was one process or nobody knows.
+
+    ``node`` is the machine whose log says it, where there were several.
+    """
 
     cause: str
     phase: str
@@ -105,6 +108,7 @@ class Diagnosis:
     step: int = 0
     evidence: Evidence | None = None
     fixes: tuple[Fix, ...] = ()
+    node: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """What ``ax-recipe diagnose --json`` prints."""
@@ -113,6 +117,7 @@ class Diagnosis:
             "cause": self.cause,
             "phase": self.phase,
             "rank": self.rank,
+            "node": self.node,
             "message": self.message,
             "evidence": {"line": evidence.line, "text": evidence.text} if evidence else None,
             "fixes": [fix.as_json() for fix in self.fixes],

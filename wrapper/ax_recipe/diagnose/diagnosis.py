@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,12 +53,29 @@ class _Finding:
         return (self.match.groupdict().get(group) or "").strip() if self.match else ""
 
 
-def diagnose(log: Path, exit_code: int | None = None) -> Diagnosis:
+def diagnose(log: Path, exit_code: int | None = None, others: Mapping[int, Path] | None = None) -> Diagnosis:
     """Say why the run of ``log`` ended; ``exit_code`` is as in ``subprocess``, or a shell's (137), where known.
 
-    Raises OSError if the log cannot be read.
+    ``others`` are the logs of the other machines, by their number. Raises OSError if a log cannot be read.
     """
-    return _diagnosed(read(log), exit_code, Case("starting"))
+    return _foremost(log, others or {}, exit_code, Case("starting"))
+
+
+def _foremost(
+    log: Path, others: Mapping[int, Path], exit_code: int | None, case: Case, stage: StageRecord | None = None
+) -> Diagnosis:
+    """The diagnosis of the machine whose failure the others followed from: the head's, unless that is an echo."""
+    readings = {0: read(log) if log.is_file() or stage is None else Reading()}
+    readings |= {node: read(path) for node, path in others.items()}
+    if not others:
+        return _diagnosed(readings[0], exit_code, case, stage)
+    found = {}
+    for node, reading in readings.items():
+        end(reading.state, reading.root_code if exit_code is None else exit_code)
+        if finding := _first(reading, exit_code):
+            found[node] = _order(finding, reading)[:3]
+    node = min(found, key=lambda each: (found[each], each), default=0)
+    return replace(_diagnosed(readings[node], exit_code, case, stage), node=node)
 
 
 def of_run(run: RunDir) -> Diagnosis:
@@ -70,9 +88,8 @@ def of_run(run: RunDir) -> Diagnosis:
     case = _case(run, state.recipe)
     if stage is None:
         return Diagnosis("none", "finished", "Nothing failed: every stage that was started is done.")
-    log = run.log(stage.name, stage.attempt)
-    reading = read(log) if log.is_file() else Reading()
-    return _diagnosed(reading, _exit_code(stage), case, stage)
+    log, others = run.log(stage.name, stage.attempt), run.node_logs(stage.name, stage.attempt)
+    return _foremost(log, others, _exit_code(stage), case, stage)
 
 
 def _case(run: RunDir, name: str) -> Case:

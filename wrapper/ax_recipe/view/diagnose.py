@@ -19,6 +19,7 @@ def lines(found: Diagnosis) -> list[str]:
 
 def _place(found: Diagnosis) -> Iterator[str]:
     rank = "" if found.rank is None else f", rank {found.rank}"
+    rank += "" if found.node is None else f", node {found.node}"
     step = f", step {found.step}" if found.step else ""
     if found.cause != "none":
         yield f"  while {found.phase}{step}{rank}"

@@ -1,0 +1,184 @@
+"""Several machines for one training, each a process here: how they meet, what is refused, and what a lost one does."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ax_recipe import belonging, cluster, gathering, rundir
+from ax_recipe.cluster import Cluster
+from ax_recipe.errors import RecipeError
+from ax_recipe.rundir import RunDir
+from conftest import ROOT
+from test_runner import Command, background, newest, states, until
+
+DEADLINE_S = 60.0
+
+
+def two(*options: str) -> list[str]:
+    return ["run", "small.yaml", "--until", "train", "--nodes", "2", "--head", "127.0.0.1", *options]
+
+
+@pytest.fixture
+def here(small_recipe: Path, fake_axolotl: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(small_recipe.parent)
+    return small_recipe.parent
+
+
+@contextmanager
+def by_hand(run: RunDir, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """The command that is printed for node 1, given."""
+    (command,) = gathering.commands(run, run.read_json(run.orders))
+    node = subprocess.Popen(command.split(), text=True, stdout=subprocess.PIPE, env={**os.environ, **environment})
+    try:
+        yield node
+    finally:
+        node.kill()
+        node.communicate()
+
+
+def trained(*options: str, mode: str = "ok", **environment: str) -> tuple[int, RunDir]:
+    """Train on two machines, the second started by hand; give the exit code."""
+    with background(two(*options), FAKE_AXOLOTL=mode) as viewer:
+        until(lambda: rundir.every(rundir.root()))
+        with by_hand(newest(), FAKE_AXOLOTL=mode, **environment):
+            return viewer.wait(DEADLINE_S), newest()
+
+
+@pytest.mark.slow
+def test_two_machines_train_one_run(here: Path) -> None:
+    code, run = trained()
+    assert code == 0, run.log("train", 1).read_text()
+    told = run.read_json(run.nodes / "1.json")
+    assert (told["state"], told["code"], told["missing"]) == ("ended", 0, [])
+    assert "a word from machine 1" in run.node_logs("train", 1)[1].read_text()
+    assert run.ranks == 2
+
+
+def test_each_machine_gets_its_exact_command(here: Path) -> None:
+    argv = _node().argv("axolotl", {"nodes": 3, "each": 8, "head": "a", "id": "r.1", "yaml": "c.yaml"}, 2, 29500)
+    assert " ".join(argv) == (
+        "axolotl train c.yaml --launcher torchrun -- --nnodes=3 --node_rank=2 --nproc_per_node=8"
+        " --master_addr=a --master_port=29500 --rdzv_id=r.1"
+    )
+
+
+def test_the_batch_of_a_step_is_kept(command: Command, here: Path) -> None:
+    def rows(*options: str) -> tuple[int, int]:
+        shown = command("run", "small.yaml", "--dry-run", *options, cwd=here)
+        keys = dict(line.split(": ", 1) for line in shown.stdout.splitlines() if ": " in line and line[0].isalpha())
+        return int(keys["micro_batch_size"]), int(keys["gradient_accumulation_steps"])
+
+    one, several = rows(), rows("--nodes", "4")
+    assert one[0] * one[1] == 4 * several[0] * several[1]
+
+
+@pytest.mark.slow
+def test_a_machine_that_does_not_come_is_named(command: Command, here: Path) -> None:
+    done = command(*two("--wait-nodes", "1"), cwd=here)
+    assert done.returncode == 1
+    assert "nothing from node 1" in done.stderr
+    assert "node.py" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_machine_that_fails_is_named_and_ends_the_others(here: Path) -> None:
+    code, run = trained(mode="lost-node")
+    assert code == 1
+    detail = run.read_state().stage("train").detail
+    assert "node 1 (" in detail
+    assert "bad-config (importing, node 1)" in detail
+    assert "train.1.node1.log" in detail
+    assert not belonging.processes(run)
+
+
+@pytest.mark.slow
+def test_other_versions_on_a_machine_are_refused(here: Path) -> None:
+    other = here / "other/torch-9.9.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 9.9\n")
+    code, run = trained(PYTHONPATH=str(other.parent))
+    assert code == 1
+    assert "torch 9.9 where the head has" in run.read_state().stage("train").detail
+
+
+@pytest.mark.slow
+def test_a_port_in_use_is_refused(command: Command, here: Path) -> None:
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = command(*two("--port", str(port)), cwd=here)
+    assert done.returncode == 1
+    assert f"port {port} is in use" in done.stderr
+    assert "--port names another" in done.stderr
+
+
+def test_a_machine_without_the_run_folder_says_so(tmp_path: Path) -> None:
+    argv = [sys.executable, str(ROOT / "wrapper/ax_recipe/probes/node.py"), str(tmp_path / "away"), "1"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert "shared file system" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_stop_reaches_all_machines(command: Command, here: Path) -> None:
+    with background(two(), FAKE_AXOLOTL="hang") as viewer:
+        until(lambda: rundir.every(rundir.root()))
+        with by_hand(newest(), FAKE_AXOLOTL="hang") as node:
+            until(lambda: newest().node_logs("train", 1) and newest().events.exists())
+            assert command("stop").returncode == 0
+            assert viewer.wait(DEADLINE_S) == 130
+            assert node.wait(DEADLINE_S) == 0
+    assert states(newest())["train"] == "interrupted"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("host", ["b", "c"])
+def test_ssh_starts_the_others(command: Command, here: Path, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    ssh = here / "bin/ssh"
+    ssh.parent.mkdir()
+    ssh.write_text('#!/bin/sh\n[ "$5" = b ] || { echo "no route to $5"; exit 255; }\nexec sh -c "$6"\n')
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{ssh.parent}{os.pathsep}{os.environ['PATH']}")
+    done = command(*two("--hosts", host), cwd=here, FAKE_AXOLOTL="ok")
+    assert done.returncode == (0 if host == "b" else 1), done.stderr
+    assert host == "b" or "node 1 (c) did not start, exit code 255: no route to c" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"hosts": "b,b"}, "more than once"),
+        ({"hosts": "-oProxyCommand=x"}, "no name of a machine"),
+        ({"hosts": "b,c", "nodes": 2}, "names 3"),
+        ({"hosts": "b", "launcher": "ray"}, "--hosts is for --launcher torchrun"),
+        ({"slurm": "partition=x", "launcher": "torchrun"}, "--slurm is for --launcher slurm"),
+        ({"slurm": "partition=x\n#SBATCH --uid=0"}, "no option of sbatch"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(told: dict[str, object], words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        cluster.asked(**told)  # type: ignore[arg-type]
+
+
+def test_one_machine_is_the_default() -> None:
+    assert cluster.asked() is None
+    assert cluster.asked(nodes=1) is None
+    assert cluster.asked(hosts="b, c", head="a") == Cluster("torchrun", 3, ("b", "c"), "a")
+
+
+def _node() -> Any:
+    spec = importlib.util.spec_from_file_location("node", ROOT / "wrapper/ax_recipe/probes/node.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,263 @@
+"""One machine of a training over several: says what it is and what it sees, and trains its share at the head's word.
+
+``python node.py RUN [NODE] [--once]``, by the training environment's python on every machine; NODE counts from 0, the
+head, and is SLURM_NODEID where it is left out. ``RUN/nodes/meeting.json`` is what the head says, and what this machine
+answers is ``RUN/nodes/NODE.json``. Without ``--once`` it stays for the next attempt, until the head dismisses it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+BEAT_S = 1.0
+REACH_S = 20.0  # how long a machine tries to reach the head's port
+LOST_S = 60.0  # a head that says nothing for so long is gone
+STAY_S = 900.0  # how long a machine waits for another attempt
+END_S = 40.0  # torchrun gives its processes 30 seconds to save and leave
+PACKAGES = ("axolotl", "torch", "transformers", "accelerate", "peft", "trl", "bitsandbytes", "deepspeed")
+WAITS, TRAINS, ENDED = "waits", "trains", "ended"
+
+
+class Node:
+    """A machine, and what it tells the head."""
+
+    def __init__(self, run: Path, number: int) -> None:
+        self.run, self.number = run, number
+        plan = json.loads((run / "plan.json").read_text())
+        self.command: str = plan["axolotl"]["command"]
+        self.environment: dict[str, str] = next(
+            stage["environment"] for stage in plan["stages"] if stage["name"] == "train"
+        )
+        self.told: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "beat": 0}
+        self._heard, self._heard_at = None, time.monotonic()
+
+    def meeting(self) -> dict[str, Any]:
+        """What the head says now; nothing where it has not spoken yet."""
+        return _read(self.run / "nodes" / "meeting.json")
+
+    def tell(self, **values: Any) -> None:
+        """Answer the head, whole or not at all; each answer is one heartbeat more."""
+        self.told |= values
+        self.told["beat"] += 1
+        path = self.run / "nodes" / f"{self.number}.json"
+        partial = path.with_suffix(f".{self.told['host']}.{os.getpid()}")
+        partial.write_text(json.dumps(self.told))
+        partial.replace(path)
+
+    def head_is_gone(self) -> bool:
+        """Whether the head itself has said nothing for a long time."""
+        beat = _read(self.run / "nodes" / "0.json").get("beat")
+        if beat != self._heard:
+            self._heard, self._heard_at = beat, time.monotonic()
+        return self.number > 0 and time.monotonic() - self._heard_at > LOST_S
+
+    def attempt(self, meeting: dict[str, Any]) -> int:
+        """Take part in one attempt at the training; give its exit code."""
+        new = {"attempt": meeting["attempt"], "state": WAITS, "code": None, "fault": "", "port": 0}
+        self.told |= new | look(meeting["paths"])
+        with contextlib.ExitStack() as doors:
+            try:
+                port = self._meet(meeting, doors)
+            except OSError as error:
+                self.tell(fault=str(error), state=ENDED, code=3)
+                print(f"node {self.number}: {error}", file=sys.stderr, flush=True)
+                return 3
+            self._heard_at = time.monotonic()
+            while (now := self.meeting()) and now["attempt"] == meeting["attempt"] and not now["go"]:
+                if now["over"] or self.head_is_gone():
+                    self.tell(state=ENDED, code=0)
+                    return 0
+                self.tell()
+                time.sleep(BEAT_S)
+        code = self._train(meeting, port)
+        self.tell(state=ENDED, code=code)
+        return code
+
+    def _meet(self, meeting: dict[str, Any], doors: contextlib.ExitStack) -> int:
+        """The head holds its port open for the others until all have come; they try whether they reach it."""
+        if self.number == 0:
+            doors.enter_context(door := listen(meeting["port"]))
+            self.tell(port=door.getsockname()[1])
+            return int(self.told["port"])
+        while not (port := self._heads_port(meeting)):
+            self.tell()
+            time.sleep(BEAT_S)
+        reach(meeting["head"], port, self.tell)
+        self.tell(port=port)
+        return port
+
+    def _heads_port(self, meeting: dict[str, Any]) -> int:
+        head, now = _read(self.run / "nodes" / "0.json"), self.meeting()
+        if now["over"] or now["attempt"] != meeting["attempt"]:
+            raise OSError("the head has ended the attempt")
+        return int(head.get("port") or 0) if head.get("attempt") == meeting["attempt"] else 0
+
+    def _train(self, meeting: dict[str, Any], port: int) -> int:
+        """Start torchrun and stay beside it; it is ended when the head ends the attempt, or is gone."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # it is for torchrun to act on them
+            signal.signal(number, _ignore)
+        environment = {**os.environ, **self.environment, "AX_RECIPE_RUN": str(self.run)}
+        with contextlib.ExitStack() as files:
+            # The head's words go where its runner reads them.
+            log = files.enter_context(self._log(meeting).open("ab")) if self.number else None
+            child = subprocess.Popen(
+                argv(self.command, meeting, self.number, port),
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log and subprocess.STDOUT,
+                start_new_session=self.number > 0,  # the head's runner signals its group, the others are signalled here
+            )
+            while (code := child.poll()) is None:
+                self.tell(state=TRAINS)
+                if over(self.meeting(), meeting) or self.head_is_gone():
+                    return end(child)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(BEAT_S)
+        return code
+
+    def _log(self, meeting: dict[str, Any]) -> Path:
+        return Path(meeting["log"]).with_suffix(f".node{self.number}.log")
+
+
+def _ignore(_number: int, _frame: object) -> None:
+    """Unlike SIG_IGN, a handler of our own is not inherited."""
+
+
+def argv(command: str, meeting: dict[str, Any], number: int, port: int) -> list[str]:
+    """The exact command of one machine. A static rendezvous puts rank 0 on the head, c10d (torch 2.13) anywhere."""
+    where = {
+        "nnodes": meeting["nodes"],
+        "node_rank": number,
+        "nproc_per_node": meeting["each"],
+        "master_addr": meeting["head"],
+        "master_port": port,
+        "rdzv_id": meeting["id"],
+    }
+    options = [f"--{name}={value}" for name, value in where.items()]
+    return [command, "train", meeting["yaml"], "--launcher", "torchrun", "--", *options]
+
+
+def over(now: dict[str, Any], meeting: dict[str, Any]) -> bool:
+    """Whether the head has ended the attempt, or gone on to another."""
+    return bool(now) and (now["over"] or now["attempt"] != meeting["attempt"])
+
+
+def end(child: subprocess.Popen[bytes]) -> int:
+    """Terminate, then kill, what was started; give its exit code."""
+    tree = _tree(child.pid)
+    child.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(END_S)
+    for process in tree:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    return child.wait()
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    try:
+        root = psutil.Process(pid)
+        return [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def look(paths: list[str]) -> dict[str, Any]:
+    """What this machine is: versions, GPUs, and which of ``paths`` it does not see."""
+    return {
+        "versions": dict(_versions()),
+        "gpus": len(list(Path("/dev").glob("nvidia[0-9]*"))),
+        "missing": [path for path in paths if not Path(path).exists()],
+    }
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            yield package, version(package)
+
+
+def listen(port: int) -> socket.socket:
+    """Hold a port open: ``port``, or any that is free where it is 0.
+
+    :raises OSError: another program has it.
+    """
+    try:
+        door = socket.create_server(("", port), backlog=1024)
+    except OSError as error:
+        raise OSError(f"port {port} is in use on {socket.gethostname()}: {error.strerror}") from error
+    door.settimeout(None)
+    return door
+
+
+def reach(host: str, port: int, tell: Callable[[], None]) -> None:
+    """Connect to the head once.
+
+    :raises OSError: there is no way to it.
+    """
+    deadline = time.monotonic() + REACH_S
+    while True:
+        try:
+            socket.create_connection((host, port), BEAT_S).close()
+        except OSError as error:
+            if time.monotonic() > deadline or isinstance(error, socket.gaierror):
+                words = error.strerror or "it does not answer"
+                raise OSError(f"{socket.gethostname()} cannot reach the head at {host}:{port}: {words}") from error
+            tell()
+            time.sleep(BEAT_S)
+        else:
+            return
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return value
+
+
+def main() -> int:
+    """Take part until the training is over."""
+    once = "--once" in sys.argv
+    words = [word for word in sys.argv[1:] if word != "--once"]
+    run = Path(words[0])
+    number = int(words[1] if len(words) > 1 else os.environ["SLURM_NODEID"])
+    if not (run / "plan.json").is_file():
+        print(f"{run} is not seen on {socket.gethostname()}: every machine needs it, on a shared file system")
+        return 3
+    (run / "nodes").mkdir(exist_ok=True)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return stay(Node(run, number), once=once)
+
+
+def stay(node: Node, *, once: bool) -> int:
+    """Take part in each attempt, or in ``once`` one; give the last exit code."""
+    done, code, until = 0, 0, time.monotonic() + STAY_S
+    while time.monotonic() < until:
+        meeting = node.meeting()
+        if meeting and meeting["attempt"] > done and not meeting["over"]:
+            print(f"node {node.number} takes part in attempt {meeting['attempt']}", flush=True)
+            code, done, until = node.attempt(meeting), meeting["attempt"], time.monotonic() + STAY_S
+        if done and (once or meeting["dismissed"]):
+            break
+        time.sleep(BEAT_S)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
