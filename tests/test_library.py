@@ -6,7 +6,7 @@ import importlib.util
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +196,15 @@ def test_its_plan_fits_the_hardware_that_it_is_for(name: str) -> None:
 @pytest.mark.parametrize("name", ["llama-70b-qlora", "llama-8b-full"])
 def test_what_no_gpu_holds_with_ease_is_spread(name: str) -> None:
     assert planning.of_file(name, None, None).keys["fsdp_version"] == 2
+
+
+@pytest.mark.usefixtures("fake_axolotl")
+def test_pairs_of_answers_are_scored_in_training_alone(
+    command: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    """`axolotl evaluate` loads the adapter as the reference, too: it says ln 2 where training last said 0.415."""
+    shown = command("run", "smollm2-1.7b-dpo", "--gpus", "0", "--dry-run")
+    assert "# evaluate: left out, the trained adapter would be its own reference" in shown.stdout, shown.stderr
 
 
 def test_phi_gets_no_lora_kernels() -> None:

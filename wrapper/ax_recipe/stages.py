@@ -76,7 +76,6 @@ def make(plan: Plan, run: RunDir, axolotl: Axolotl, cluster: Cluster | None = No
     prepared_by_train = "" if plan.hardware.ranks > 1 else "one process prepares its own data when it trains"
     if plan.train.values.get("streaming"):
         prepared_by_train = "streamed data is tokenised as it is read"
-    evaluates = "test_datasets" in plan.train.values or bool(plan.train.values.get("val_set_size"))
     python = str(axolotl.python)
     return (
         _base_stage(plan, run, axolotl),
@@ -93,7 +92,7 @@ def make(plan: Plan, run: RunDir, axolotl: Axolotl, cluster: Cluster | None = No
                 "AX_RECIPE_LOSSES": str(run.losses),
                 "AX_RECIPE_GENERAL": str(assets.general()),
             },
-            "" if evaluates else "the recipe keeps no rows for it: set held_out or val_set_size",
+            _unscored(plan),
         ),
         Stage(
             "merge",
@@ -111,6 +110,16 @@ def make(plan: Plan, run: RunDir, axolotl: Axolotl, cluster: Cluster | None = No
             "" if plan.recipe.checks else "the recipe has no checks",
         ),
     )
+
+
+def _unscored(plan: Plan) -> str:
+    """Why the held-out rows are not scored after training; empty where they are."""
+    keys = plan.train.values
+    if keys.get("rl"):
+        # trl 1.9 copies an adapter that it loads as its own reference, so its loss of preferences is ln 2, always.
+        return "the trained adapter would be its own reference: of pairs of answers, training's own evaluations tell"
+    evaluates = "test_datasets" in keys or bool(keys.get("val_set_size"))
+    return "" if evaluates else "the recipe keeps no rows for it: set held_out or val_set_size"
 
 
 def _base_stage(plan: Plan, run: RunDir, axolotl: Axolotl) -> Stage:
