@@ -16,7 +16,7 @@ from ax_recipe.ship.export import Wishes, export
 from ax_recipe.ship.mend import mend
 from ax_recipe.ship.merged import Check, Folders, drift, examine, worst
 from conftest import installed_axolotl
-from ship_folders import CHAT, floats, write_model, write_run, write_safetensors, write_tokenizer
+from ship_folders import CHAT, WORDS, floats, write_model, write_run, write_safetensors, write_tokenizer
 
 
 def verdicts(checks: tuple[Check, ...]) -> dict[str, str]:
@@ -217,12 +217,67 @@ def compared(python: Path, merged: Path, folder: Path, *more: str) -> dict[str, 
     return found
 
 
+def with_embedding(merged: Path, value: float) -> None:
+    """Write the merge once more, with another embedding."""
+    names = {name: floats(tensor.shape[0], tensor.shape[1], 2.0) for name, tensor in weights.of_folder(merged).items()}
+    embedding = {"model.embed_tokens.weight": floats(len(WORDS) + 1, 2, value)}
+    write_safetensors(merged / "model.safetensors", names | embedding)
+
+
+@pytest.mark.parametrize(
+    ("value", "before", "after"), [(0.5, None, None), (0.55, "warning", "mended"), (0.9, "error", "error")]
+)
+def test_embeddings_that_only_the_merge_rounded_are_put_back(
+    tmp_path: Path, value: float, before: str | None, after: str | None
+) -> None:
+    base, output, merged = write_run(tmp_path)
+    with_embedding(merged, value)
+    (tmp_path / "linked").hardlink_to(merged / "model.safetensors")
+    linked = (tmp_path / "linked").read_bytes()
+    folders = Folders(merged, output, base)
+    assert verdicts(examine(folders)).get("embeddings") == before
+    assert verdicts(mend(folders)).get("embeddings") == after
+    found, wanted = (weights.of_folder(each)["model.embed_tokens.weight"] for each in (merged, base))
+    assert weights.same(found, wanted) is (value != 0.9)
+    assert (tmp_path / "linked").read_bytes() == linked
+
+
+def test_embeddings_that_were_trained_stay_as_they_are(tmp_path: Path) -> None:
+    name = "base_model.model.model.embed_tokens.weight"
+    base, output, merged = write_run(tmp_path, **{name: floats(len(WORDS) + 1, 2, 0.55)})
+    with_embedding(merged, 0.55)
+    found = verdicts(mend(Folders(merged, output, base)))
+    assert (found.get("embeddings"), found["trained in full"]) == (None, "ok")
+
+
 @pytest.mark.parametrize(("agreement", "verdict"), [(1.0, "ok"), (0.95, "warning"), (0.5, "error")])
 def test_what_was_measured_between_merge_and_adapter_is_judged(agreement: float, verdict: str) -> None:
     measured = {"tokens": 40, "max_abs_diff": 0.03, "mean_kl": 1e-5, "top1_agreement": agreement, "dtype": "float32"}
     found = drift(measured, four_bit=True)
     assert found.verdict == verdict
     assert "against the base in 4 bit with the adapter, at 40 tokens in float32" in found.detail
+
+
+def trained(folder: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, object]) -> tuple[Path, Path]:
+    """Train and merge a small Llama with real Axolotl in ``folder``: its python, and the merge."""
+    axolotl = installed_axolotl()
+    assert axolotl
+    python = axolotl.with_name("python")
+    monkeypatch.chdir(folder)
+    for name in ("AXOLOTL_DO_NOT_TRACK", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+    row = {"messages": [{"role": "user", "content": "Ahoy?"}, {"role": "assistant", "content": "Arr, matey."}]}
+    (folder / "rows.jsonl").write_text("\n".join([json.dumps(row)] * 16))
+    (folder / "run.yml").write_text(json.dumps({**LORA, **more}))
+    (folder / "base").mkdir()
+    for argv in (
+        [python, "-c", BASE, "base"],
+        [axolotl, "train", "run.yml", "--launcher", "python"],
+        [axolotl, "merge-lora", "run.yml", "--lora-model-dir", "./out"],
+    ):
+        done = subprocess.run([str(part) for part in argv], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+    return python, folder / "out/merged"
 
 
 @pytest.mark.axolotl
@@ -232,24 +287,7 @@ def test_a_real_merge_is_the_trained_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, object], whole: bool
 ) -> None:
     """Real Axolotl trains and merges; after mending, the logits are those of the base with the adapter."""
-    axolotl = installed_axolotl()
-    assert axolotl
-    python = axolotl.with_name("python")
-    monkeypatch.chdir(tmp_path)
-    for name in ("AXOLOTL_DO_NOT_TRACK", "HF_HUB_OFFLINE"):
-        monkeypatch.setenv(name, "1")
-    row = {"messages": [{"role": "user", "content": "Ahoy?"}, {"role": "assistant", "content": "Arr, matey."}]}
-    (tmp_path / "rows.jsonl").write_text("\n".join([json.dumps(row)] * 16))
-    (tmp_path / "run.yml").write_text(json.dumps({**LORA, **more}))
-    (tmp_path / "base").mkdir()
-    for argv in (
-        [python, "-c", BASE, "base"],
-        [axolotl, "train", "run.yml", "--launcher", "python"],
-        [axolotl, "merge-lora", "run.yml", "--lora-model-dir", "./out"],
-    ):
-        done = subprocess.run([str(part) for part in argv], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-    merged = tmp_path / "out/merged"
+    python, merged = trained(tmp_path, monkeypatch, more)
     before = compared(python, merged, tmp_path)
     assert (before["max_abs_diff"] < 1e-4) is whole
     result = export(merged, tmp_path / "export", Wishes(trained=tmp_path / "out", base=tmp_path / "base"))
@@ -261,3 +299,19 @@ def test_a_real_merge_is_the_trained_model(
     assert found["chat template"] == "mended"
     assert found.get("trained in full") == (None if whole else "mended")
     assert found["tokenizer"] == ("ok" if whole else "mended")
+
+
+@pytest.mark.axolotl
+@pytest.mark.slow
+def test_a_real_qlora_merge_is_the_base_in_four_bit_with_the_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Axolotl takes every matrix through 4 bit when it merges; training left the embeddings as they are."""
+    python, merged = trained(tmp_path, monkeypatch, {"adapter": "qlora", "load_in_4bit": True})
+    before, whole = compared(python, merged, tmp_path, "--four-bit"), compared(python, merged, tmp_path)
+    result = export(merged, tmp_path / "export", Wishes(trained=tmp_path / "out", base=tmp_path / "base"))
+    after = compared(python, result.source, tmp_path, "--four-bit")
+    assert verdicts(result.checks)["embeddings"] == "mended"
+    assert after["mean_kl"] < before["mean_kl"] / 10
+    assert after["mean_kl"] < whole["mean_kl"] / 10
+    assert drift(after, four_bit=True).verdict == "ok"

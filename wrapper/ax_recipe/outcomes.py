@@ -17,7 +17,7 @@ from ax_recipe import assets, evaluation, experience, process, scoring
 from ax_recipe.errors import MissingError, RunFailedError, StoppedError
 from ax_recipe.observe import events
 from ax_recipe.rundir import RunDir, write
-from ax_recipe.ship import convert, live, merged, prompter
+from ax_recipe.ship import convert, live, merged, prompter, source
 from ax_recipe.ship import deploy as deploying
 from ax_recipe.ship import exported as exports
 from ax_recipe.ship.convert import Converter
@@ -182,7 +182,7 @@ def _check_merge(run: RunDir, orders: Orders) -> Outcome:
         raise RunFailedError(f"{base} is not as it was made", "something wrote to it: remove the folder and run again")
     model = Path(orders["model"])
     trained = run.output if model != run.output else None
-    checks = mend(merged.Folders(model, trained, base if base.is_dir() else None))
+    checks = mend(merged.Folders(model, trained, source.base(orders["base"])))
     wrong = [f"{check.name}: {check.detail}" for check in checks if check.verdict == "error"]
     if wrong:
         raise RunFailedError("the merged model is not the trained one: " + "; ".join(wrong))

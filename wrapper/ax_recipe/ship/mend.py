@@ -7,7 +7,17 @@ from collections.abc import Callable, Iterator
 from ax_recipe.errors import AxRecipeError
 from ax_recipe.ship import tokenizer, weights
 from ax_recipe.ship.files import copy, read_json, write_json, write_text
-from ax_recipe.ship.merged import Check, Folders, close, examine, input_embedding, tokenizer_is_trained, trained_whole
+from ax_recipe.ship.merged import (
+    Check,
+    Folders,
+    close,
+    examine,
+    input_embedding,
+    is_rounding,
+    moved,
+    tokenizer_is_trained,
+    trained_whole,
+)
 
 
 def mend(folders: Folders) -> tuple[Check, ...]:
@@ -83,6 +93,13 @@ def _untie_head(folders: Folders) -> Iterator[Check]:
     )
 
 
+def _restore_embeddings(folders: Folders) -> Iterator[Check]:
+    """Put back what went through 4 bit in the merge alone, to the byte."""
+    for one, other in [pair for pair in moved(folders) if is_rounding(*pair)]:
+        weights.put_back(one, other)
+        yield Check("embeddings", "mended", f"{one.name} went through 4 bit in the merge: the base's is put back")
+
+
 def _put_strays_aside(folders: Folders) -> Iterator[Check]:
     strays = weights.strays(folders.merged)
     for path in strays:
@@ -93,5 +110,5 @@ def _put_strays_aside(folders: Folders) -> Iterator[Check]:
 
 
 _REMEDIES: tuple[Callable[[Folders], Iterator[Check]], ...] = (
-    *(_bring_tokenizer, _embed_chat_template, _name_end, _untie_head, _put_strays_aside),
+    *(_bring_tokenizer, _embed_chat_template, _name_end, _restore_embeddings, _untie_head, _put_strays_aside),
 )

@@ -252,6 +252,42 @@ def _trained_in_full(folders: Folders) -> Iterator[Check]:
     yield Check("trained in full", "ok", f"{', '.join(sorted(whole))}: values as trained")
 
 
+def moved(folders: Folders) -> Iterator[tuple[Tensor, Tensor]]:
+    """The embeddings and heads of the merge that are not the base's, although nothing trained them; each with those.
+
+    bitsandbytes leaves them as they are when it puts a base into 4 bit, but Axolotl 0.19 takes every matrix through 4
+    bit when it merges a QLoRA.
+    """
+    adapter = _adapter(folders)
+    if not adapter or folders.base is None:
+        return
+    base, merged = weights.of_folder(folders.base), weights.of_folder(folders.merged)
+    trained = {_target(name) for name in adapter}
+    embedding = input_embedding(base)
+    for name in (embedding.name if embedding else "", "lm_head.weight"):
+        one, other = merged.get(name), base.get(name)
+        alike = one and other and (one.shape, one.dtype) == (other.shape, other.dtype)
+        if one and other and alike and name not in trained and not weights.same(one, other):
+            yield one, other
+
+
+def is_rounding(one: Tensor, other: Tensor) -> bool:
+    """Whether ``one`` can be ``other`` after 4 bit: off by no more than a sixth of a block's largest (NF4)."""
+    pairs = list(zip(weights.sample(one), weights.sample(other), strict=True))
+    return max(abs(a - b) for a, b in pairs) <= max(abs(b) for _, b in pairs) / 6
+
+
+def _embeddings(folders: Folders) -> Iterator[Check]:
+    for one, other in moved(folders):
+        if is_rounding(one, other):
+            said = "went through 4 bit in the merge, but not in training (Axolotl's QLoRA merge)"
+            yield Check("embeddings", "warning", f"{one.name} {said}")
+        else:
+            yield Check(
+                "embeddings", "error", f"{one.name} is not the base's, and nothing trained it; is the base another?"
+            )
+
+
 def close(trained: Tensor, merged: Tensor) -> bool:
     """Equal but for rounding to the merge's type, on the first values."""
     if trained.shape != merged.shape:
@@ -337,5 +373,5 @@ def _pre_tokenizer(folders: Folders) -> Iterator[Check]:
 
 _QUESTIONS: tuple[Callable[[Folders], Iterator[Check]], ...] = (
     *(_weights, _stale_files, _precision, tokenizer_is_trained, _vocabulary, _chat_template, _end_of_text),
-    *(_lora_pairs, _trained_in_full, _rope, _architecture, _pre_tokenizer),
+    *(_lora_pairs, _embeddings, _trained_in_full, _rope, _architecture, _pre_tokenizer),
 )

@@ -45,20 +45,21 @@ def of_adapter(folder: Path) -> Folders:
     folder = folder.resolve()
     if not (folder / ADAPTER).is_file():
         raise RecipeError(f"{folder} holds no adapter", f"name the output_dir of a LoRA, with its {ADAPTER}")
-    trained, base = _origin(folder)
-    if base is None:
+    trained, found = _origin(folder)
+    if found is None:
         name = read_json(folder / ADAPTER).get("base_model_name_or_path")
         raise RecipeError(f"the base {name} of {folder} is not on this machine", f"download it: hf download {name}")
-    return Folders(base, trained)
+    return Folders(found, trained)
 
 
 def _origin(output: Path) -> tuple[Path | None, Path | None]:
     """The folder with the trained tokenizer and adapter, and the base's where it is on this machine."""
     has_tokenizer = any((output / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
-    return (output if has_tokenizer else None), _base(str(read_json(output / ADAPTER).get("base_model_name_or_path")))
+    return (output if has_tokenizer else None), base(str(read_json(output / ADAPTER).get("base_model_name_or_path")))
 
 
-def _base(name: str) -> Path | None:
+def base(name: str) -> Path | None:
+    """The folder of a base by its path or its name on the hub; None where it is not on this machine."""
     local = Path(name).expanduser()
     snapshots = sorted((hub_cache() / f"models--{name.replace('/', '--')}" / "snapshots").glob("*"))
     return next((path for path in (local, *snapshots) if (path / "config.json").is_file()), None)

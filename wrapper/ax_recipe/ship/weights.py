@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,16 @@ def sample(tensor: Tensor, count: int = 4096) -> list[float]:
         raw = b"".join(b"\0\0" + raw[i : i + 2] for i in range(0, len(raw), 2))
     form = "e" if tensor.dtype == "F16" else "f"
     return list(struct.unpack(f"<{len(raw) // struct.calcsize(form)}{form}", raw))
+
+
+def put_back(tensor: Tensor, other: Tensor) -> None:
+    """Put ``other``'s bytes in the place of ``tensor``'s; other hard links to the file keep it as it was."""
+    part = tensor.file.with_name(f".{tensor.file.name}.part")
+    shutil.copyfile(tensor.file, part)
+    with part.open("r+b") as stream:
+        stream.seek(tensor.start)
+        stream.writelines(_chunks(other))
+    part.replace(tensor.file)
 
 
 def add(folder: Path, tensor: Tensor, name: str) -> None:
