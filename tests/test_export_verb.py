@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ax_recipe.ship import modelfile
+from ax_recipe.ship import modelfile, source
 from ax_recipe.ship.files import read_json
 from conftest import Invoke
 from ship_folders import CHAT, gguf_keys, write_gguf, write_model, write_run, write_tokenizer
@@ -225,3 +225,17 @@ def test_an_adapter_alone_is_to_be_merged_first(invoke: Invoke, tmp_path: Path) 
         done = invoke(verb, str(trained))
         assert done.exit_code == 2
         assert "axolotl merge-lora" in done.stderr
+
+
+def test_a_base_is_found_in_the_hubs_cache_where_all_of_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    snapshots = tmp_path / "hub/models--a--b/snapshots"
+    write_model(snapshots / "1")
+    write_model(snapshots / "0")
+    (snapshots / "0/model.safetensors").unlink()
+    assert source.base("a/b") == snapshots / "1"
+    index = {"weight_map": {"a": "model-00001-of-00001.safetensors"}}
+    (snapshots / "1/model.safetensors.index.json").write_text(json.dumps(index))
+    assert source.base("a/b") is None

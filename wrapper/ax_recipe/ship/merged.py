@@ -252,6 +252,9 @@ def _trained_in_full(folders: Folders) -> Iterator[Check]:
     yield Check("trained in full", "ok", f"{', '.join(sorted(whole))}: values as trained")
 
 
+_WIDE = ("F32", "F16", "BF16")
+
+
 def moved(folders: Folders) -> Iterator[tuple[Tensor, Tensor]]:
     """The embeddings and heads of the merge that are not the base's, although nothing trained them; each with those.
 
@@ -266,7 +269,7 @@ def moved(folders: Folders) -> Iterator[tuple[Tensor, Tensor]]:
     embedding = input_embedding(base)
     for name in (embedding.name if embedding else "", "lm_head.weight"):
         one, other = merged.get(name), base.get(name)
-        alike = one and other and (one.shape, one.dtype) == (other.shape, other.dtype)
+        alike = one and other and (one.shape, one.dtype) == (other.shape, other.dtype) and one.dtype in _WIDE
         if one and other and alike and name not in trained and not weights.same(one, other):
             yield one, other
 

@@ -59,7 +59,12 @@ def _origin(output: Path) -> tuple[Path | None, Path | None]:
 
 
 def base(name: str) -> Path | None:
-    """The folder of a base by its path or its name on the hub; None where it is not on this machine."""
+    """The folder of a base by its path or its name on the hub; None where not all of it is on this machine."""
     local = Path(name).expanduser()
     snapshots = sorted((hub_cache() / f"models--{name.replace('/', '--')}" / "snapshots").glob("*"))
-    return next((path for path in (local, *snapshots) if (path / "config.json").is_file()), None)
+    return next((path for path in (local, *snapshots) if _is_whole(path)), None)
+
+
+def _is_whole(folder: Path) -> bool:
+    files = [folder / "config.json", *(weights.shards(folder) or [folder / "model.safetensors"])]
+    return all(file.is_file() for file in files)
