@@ -30,8 +30,6 @@ def warmup_steps(config: Mapping[str, Any], total_steps: int) -> int:
     if steps is None:
         ratio = config.get("warmup_ratio")
         steps = int(ratio * total_steps) if ratio is not None else min(int(0.03 * total_steps), 100)
-        if steps == 0 and total_steps:
-            steps = ratio or 0
     if 0 < steps < 1:
         return math.ceil(steps * total_steps)
     return 2 if steps == 1 else int(steps)
