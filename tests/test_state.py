@@ -328,9 +328,13 @@ def test_the_configured_schedule_is_the_logged_one(name: str) -> None:
 @pytest.mark.parametrize(
     ("config", "steps"),
     [
-        ({"warmup_steps": 5}, 5), ({"warmup_ratio": 0.1}, 9), ({"warmup_ratio": 0.01}, 0), ({}, 2),
-        ({"warmup_steps": 1}, 2), ({"warmup_steps": 0}, 0),
-    ],  # fmt: skip
+        ({"warmup_steps": 5}, 5),
+        ({"warmup_ratio": 0.1}, 9),
+        ({"warmup_ratio": 0.01}, 0),
+        ({}, 2),
+        ({"warmup_steps": 1}, 2),
+        ({"warmup_steps": 0}, 0),
+    ],
 )
 def test_warm_up_is_decided_as_axolotl_does(config: dict[str, float], steps: int) -> None:
     assert warmup_steps(config, 90) == steps
