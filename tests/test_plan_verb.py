@@ -13,7 +13,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from ax_recipe import forecast, hardware, recipe
+from ax_recipe import cluster, forecast, recipe
 from ax_recipe.architecture import from_config
 from ax_recipe.hardware import parse
 from ax_recipe.view import plan as view
@@ -208,7 +208,7 @@ def test_a_run_that_will_not_fit_is_not_started_unless_forced(
 ) -> None:
     for package in ("liger_kernel-0.8.1", "bitsandbytes-0.50.2"):
         (fake_axolotl / f"lib/python3.11/site-packages/{package}.dist-info").mkdir()
-    monkeypatch.setattr(hardware, "here", lambda: parse("1xT4-16GB"))
+    monkeypatch.setattr(cluster, "here", lambda: parse("1xT4-16GB"))
     runs = fake_axolotl.parent / "runs"
     refused = invoke("run", "pirate", "--set", "base=Qwen/Qwen2.5-32B", "--trust", "--runs", str(runs))
     assert refused.exit_code == 2
