@@ -17,7 +17,7 @@ PROBES = sorted((PACKAGE / "probes").rglob("*.py"))
 PIPE = (
     "errors", "codes", "assets", "document", "secret", "edit", "schema", "intervals", "scoring", "recipe", "hardware", "cluster",
     "architecture", "settings", "kept", "lasting", "memory", "disk", "timing", "choose", "decide", "forecast", "process", "axolotl", "plan",
-    "render", "seal", "rundir", "stages", "preparing", "planning",
+    "render", "seal", "slurm", "rundir", "stages", "preparing", "planning",
     "observe", "experience", "diagnose", "ship", "data", "checks", "trust", "validation", "checking", "survey", "evaluation", "outcomes", "environment", "earlier",
     "policy", "belonging", "checkpoints", "watching", "recovery", "proof", "noting", "footing", "failing", "gathering", "attempts", "work", "runner",
     "feed", "runs", "topics", "story", "sweep", "families", "explaining", "view", "attend", "advise", "reproducing", "shipping", "evaluating", "doctor", "writing", "talk", "cli",

@@ -116,6 +116,8 @@ class Attempt:
             child.stop(lambda: True)
             return
         saves = self.watch is not None and self.watch.begun()
+        if self.nodes and not saves:  # srun hears a signal less well than each machine hears us
+            self.nodes.dismiss(None)
         if saves:
             self.run.stop_file.touch()
         try:

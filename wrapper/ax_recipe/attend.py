@@ -111,7 +111,7 @@ def _asked(console: Console) -> str:
 
 def summary(run: RunDir, state: RunState) -> str:
     """What a person reads at the end, and from ``status``: every stage, what came of it, and what to do next."""
-    lines = [f"{run.name}: {state.status}"]
+    lines = [f"{run.name}: {state.status}", *([str(run.job)] if run.job.number else [])]
     for stage in state.stages:
         took = f" ({stage.ended - stage.started:.0f} s)" if stage.started and stage.ended else ""
         detail = stage.detail.replace("\n", "\n" + " " * 20)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from ax_recipe.observe import events, gpus
@@ -25,12 +25,16 @@ DISK_EVERY_S = 30.0
 
 @dataclass(slots=True)
 class _Attempt:
-    """One stage that is being read: its log, and the exact events of its training, if it trains."""
+    """One stage that is being read: its log, and the exact events of its training, if it trains.
+
+    ``others`` are the logs of the other machines, by their number.
+    """
 
     record: StageRecord
     log: Follower
     exact: Follower | None
     reader: LogReader = field(default_factory=LogReader)
+    others: dict[int, tuple[Follower, LogReader]] = field(default_factory=dict)
 
 
 class Feed:
@@ -52,6 +56,7 @@ class Feed:
         self._seen: dict[str, int] = {}
         self._gpus_read = 0.0
         self._disk_read = 0.0
+        self._job = ""
         self._goes_on = True
         self._pass: Iterator[None] | None = None
 
@@ -64,7 +69,7 @@ class Feed:
         """Read on for at most about ``patience_s``; False once the run is over and read to its end."""
         until = time.monotonic() + patience_s
         if self._pass is None:
-            self._goes_on = self.run.holder() is not None  # asked before the files are read: no last line is lost
+            self._goes_on = self.run.is_alive()  # asked before the files are read: no last line is lost
             self._pass = self._whole()
         for _ in self._pass:
             if time.monotonic() > until:
@@ -132,6 +137,18 @@ class Feed:
                 self._tell(event)
             if not count % _BREATH:
                 yield
+        for node, path in self.run.node_logs(attempt.record.name, attempt.record.attempt).items():
+            log, reader = attempt.others.setdefault(node, (Follower(path), LogReader()))
+            for count, line in enumerate(log.drain() if to_the_end else log.poll()):
+                self._tell_of(node, reader.feed(line))
+                if not count % _BREATH:
+                    yield
+
+    def _tell_of(self, node: int, told: Iterable[Event]) -> None:
+        """Of another machine only its words count: the figures of a training are rank 0's."""
+        for event in told:
+            if isinstance(event, events.Crashed | events.Line | events.Warned):
+                self._tell(replace(event, text=f"node {node}: {event.text}"))
 
     def _close(self, record: StageRecord | None = None) -> Iterator[None]:
         attempt = self._attempt
@@ -164,6 +181,9 @@ class Feed:
             sample = gpus.sample()
             if sample:
                 self._tell(sample)
+        if (word := self.run.job.state) != self._job:
+            self._job = word
+            self._tell(events.Line(str(self.run.job), time=time.time()))
         if now - self._disk_read >= DISK_EVERY_S:
             self._disk_read = now
             advance(self.state, _disk(self.run))

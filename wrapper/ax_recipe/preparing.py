@@ -134,6 +134,8 @@ def for_run(
     }
     if single := plans.alone(plan.train):
         files[run.alone_yaml.name] = render(single, recipe.name, "one process")
+    if cluster and cluster.launcher == "slurm":
+        files[run.script.name] = stages.script(plan, run, cluster)
     if plan.base:
         files[run.base_yaml.name] = render(plan.base, f"{recipe.name}'s base", "the CPU")
     return Prepared(run, files, orders, plan, found)

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,9 @@ GRACE_S = {signal.SIGINT: 90.0, signal.SIGTERM: 10.0}
 # The same, once somebody is in a hurry.
 HURRY_S = 3.0
 POLL_S = 0.1
+# Without -P, python would first look for every module in the folder that it is started in.
+RUNNER = (sys.executable, "-P", "-m", "ax_recipe.runner")
+SOURCE = str(Path(__file__).resolve().parents[1])  # with which `python -m` finds this very ax_recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +220,15 @@ def words(argv: Sequence[str], timeout_s: float | None = None) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
+
+
+def said(argv: Sequence[str]) -> tuple[int | None, str]:
+    """The exit code of a program and all it says, without its last line end; no code where it is not there."""
+    try:
+        done = subprocess.run(list(argv), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    except OSError as error:
+        return None, str(error.strerror)
+    return done.returncode, (done.stderr if done.returncode else done.stdout).strip()
 
 
 def probe(python: Path, program: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Any:

@@ -47,6 +47,17 @@ def render(config: Config, title: str, hardware: str, *, explain: bool = False) 
     return text
 
 
+def script(name: str, words: Mapping[str, str | list[str] | None]) -> str:
+    """Lay ``words`` out by the template called ``name``, each as it is, on one line; None is left out."""
+
+    def as_is(value: str | list[str] | None) -> Any:
+        if isinstance(value, list):
+            return [_Comment(each) for each in value]
+        return _LEFT if value is None else _Comment(value)
+
+    return environment().get_template(name).render({key: as_is(value) for key, value in words.items()})
+
+
 @cache
 def environment() -> SandboxedEnvironment:
     """The Jinja environment in which every expression prints one whole YAML value, and none may be undefined."""

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from ax_recipe import seal
+from ax_recipe import seal, slurm
 from ax_recipe.errors import MissingError, RecipeError
 
 StageState = Literal["waiting", "running", "done", "skipped", "failed", "interrupted"]
@@ -91,6 +91,8 @@ class RunDir:
         self.policy = path / "policy.json"  # what it may do by itself when memory, time or patience runs out
         self.recovery = path / "recovery.json"  # what was changed to get past that
         self.nodes = path / "nodes"  # what the machines of a training over several tell each other
+        self.script = path / "job.sbatch"  # what Slurm starts, where it does
+        self.job = slurm.Job(path / "job.json")
         self.runner_log = path / "logs" / "runner.log"
         self.state = path / "state.json"
         self._lock = path / "lock"
@@ -107,6 +109,8 @@ class RunDir:
 
     def node_logs(self, stage: str, attempt: int) -> dict[int, Path]:
         """The logs of one attempt on the other machines, by their number."""
+        if not self.nodes.is_dir():
+            return {}
         found = self.log(stage, attempt).parent.glob(f"{stage}.{attempt}.node*.log")
         return {int(path.name.split(".node")[1].removesuffix(".log")): path for path in sorted(found)}
 
@@ -138,7 +142,7 @@ class RunDir:
     def current_state(self) -> RunState:
         """state.json as it is true now: a stage that runs without a live runner was interrupted."""
         state = self.read_state()
-        if self.holder() is not None:
+        if self.is_alive():
             return state
         dead = [stage for stage in state.stages if stage.state == "running"]
         for stage in dead:
@@ -172,6 +176,10 @@ class RunDir:
                     time.sleep(0.005)  # it has the lock, and is about to write who it is
                 else:
                     return None
+
+    def is_alive(self) -> bool:
+        """Whether it goes on: under a live runner, or in Slurm's queue."""
+        return self.holder() is not None or bool(self.job.state)
 
     @contextmanager
     def held(self) -> Iterator[None]:

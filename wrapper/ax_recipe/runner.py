@@ -140,17 +140,18 @@ def launch(run: RunDir, again: Sequence[str] = (), told: policy.Policy | None = 
     :raises MissingError: a live runner works on this run already.
     :raises RunFailedError: the runner ended before it could take the run.
     """
-    holder = run.holder()
-    if holder is not None:
-        raise MissingError(f"{run.name}: process {holder} works on this run already", f"ax-recipe watch {run.name}")
+    if run.is_alive():
+        who = f"process {run.holder()}" if run.holder() else str(run.job)
+        raise MissingError(f"{run.name}: {who} works on this run already", f"ax-recipe watch {run.name}")
     _repair(run)
     if told:
         policy.write(run, told)
-    source = str(Path(__file__).resolve().parents[1])  # `python -m` must find this very ax_recipe
-    # Without -P, python would first look for every module in the folder that it is started in.
-    argv = [sys.executable, "-P", "-m", "ax_recipe.runner", str(run.path), f"--until={until or ''}", *again]
+    if run.script.is_file():
+        run.job.submit(run.script, (f"--until={until or ''}", *again))
+        return
+    argv = [*process.RUNNER, str(run.path), f"--until={until or ''}", *again]
     before = run.read_state()
-    child = process.start(argv, {"PYTHONPATH": process.path_with(source)}, run.runner_log)
+    child = process.start(argv, {"PYTHONPATH": process.path_with(process.SOURCE)}, run.runner_log)
     while run.holder() is None:  # a viewer that came before it would take the run for ended
         if child.wait(0.02):
             if run.read_state() != before:  # it took the run, and a stage failed at once

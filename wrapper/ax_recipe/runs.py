@@ -100,12 +100,15 @@ def refuse_running(run: RunDir) -> None:
     :raises RecipeError: it does.
     """
     holder = run.holder()
-    if holder is not None:
-        raise RecipeError(f"{run.name} is running (process {holder})", f"ax-recipe stop {run.name} ends it first")
+    if run.is_alive():
+        who = f"process {holder}" if holder else str(run.job)
+        raise RecipeError(f"{run.name} is running ({who})", f"ax-recipe stop {run.name} ends it first")
 
 
 def stop(run: RunDir) -> bool:
     """Ask the runner to stop: it saves a whole checkpoint first. False where none runs."""
+    if run.job.state:  # its process may be on another machine
+        return run.job.stop()
     holder = run.holder()
     if holder is None:
         return False

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ax_recipe import assets
+from ax_recipe import assets, process, render
 from ax_recipe import plan as plans
 from ax_recipe.axolotl import QUIET, Axolotl
 from ax_recipe.cluster import Cluster
@@ -144,7 +145,25 @@ def _far(cluster: Cluster, run: RunDir, axolotl: Axolotl) -> tuple[str, ...]:
     if cluster.nodes == 1:
         return ()
     node = (str(axolotl.python), str(assets.probe("node.py")), str(run.path))
+    if cluster.launcher == "slurm":  # a task on each machine, with all of its processors
+        return ("srun", f"--nodes={cluster.nodes}", "--ntasks-per-node=1", "--cpu-bind=none", *node, "--once")
     return (*node, "0", "--once")
+
+
+def script(plan: Plan, run: RunDir, cluster: Cluster) -> str:
+    """The job that Slurm is given: a readable file that starts the runner on its first machine."""
+    words: dict[str, str | list[str] | None] = {
+        "title": plan.recipe.name,
+        "hardware": str(plan.hardware),
+        "name": run.name,
+        "nodes": str(cluster.nodes),
+        "gpus": str(plan.hardware.count) if plan.hardware.count else None,
+        "log": str(run.runner_log),
+        "options": list(cluster.options),
+        "path": shlex.quote(process.SOURCE),
+        "runner": shlex.join([*process.RUNNER, str(run.path)]),
+    }
+    return render.script("job.sbatch.j2", words)
 
 
 def _far_environment(plan: Plan, training: Mapping[str, str]) -> dict[str, str]:
