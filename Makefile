@@ -9,7 +9,7 @@ LLAMA_CPP := llama-cpp-python==0.3.36
 # pip compiles every file that it installs, torch's thousands among them; python compiles those it needs.
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test quick recipes format bench clean
+.PHONY: demo test quick faults recipes format bench clean
 
 demo: $(VENV)/axolotl  ## the whole way, from a text to an answering model: no GPU, no hub, no Ollama
 	$(BIN)/ax-recipe run pirate-tiny
@@ -25,6 +25,9 @@ quick: $(VENV)/dev  ## the tests that need no Axolotl: under a minute
 
 recipes: $(VENV)/dev  ## every recipe trains a tiny model of its architecture, on the CPU: five minutes
 	AX_RECIPE_LIBRARY=all $(BIN)/pytest tests/test_library.py -m axolotl -v
+
+faults: $(VENV)/dev  ## every fault, injected into real processes: prints docs/faults.md
+	$(BIN)/python tests/injected.py
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .

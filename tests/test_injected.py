@@ -15,7 +15,12 @@ def test_there_are_more_than_twenty_five() -> None:
     assert len(injected.FAULTS) >= 40
 
 
-CASES = [pytest.param(name, marks=[pytest.mark.slow] * (name in injected.SLOW)) for name in injected.FAULTS]
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    real = [pytest.mark.axolotl] if name.startswith("real-") else []
+    return [*real, pytest.mark.slow] if name in injected.SLOW else real
+
+
+CASES = [pytest.param(name, marks=marks(name)) for name in injected.FAULTS]
 
 
 @pytest.mark.parametrize("name", CASES)
