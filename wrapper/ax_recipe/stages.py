@@ -117,8 +117,8 @@ def _unscored(plan: Plan) -> str:
     """Why the held-out rows are not scored after training; empty where they are."""
     keys = plan.train.values
     if keys.get("rl"):
-        # trl 1.9 copies an adapter that it loads as its own reference, so its loss of preferences is ln 2, always.
-        return "the trained adapter would be its own reference: of pairs of answers, training's own evaluations tell"
+        # Of DPO it would be ln 2, always: trl 1.9 copies an adapter that it loads as its own reference.
+        return "of pairs of answers, training's own evaluations tell"
     evaluates = "test_datasets" in keys or bool(keys.get("val_set_size"))
     return "" if evaluates else "the recipe keeps no rows for it: set held_out or val_set_size"
 
