@@ -309,8 +309,11 @@ def test_a_merge_is_measured_against_the_base_with_the_adapter(run: RunDir, invo
     asked = json.loads((tmp_path / "asked.json").read_text(encoding="utf-8"))
     assert [[turn["content"] for turn in each] for each in asked] == [["Who goes there?", "Arr."]]
     run.write_json(run.orders, run.read_json(run.orders) | {"method": "full"})
+    for told in (["merge", run.name, "--logits"], ["export", run.name, "--adapter"]):
+        assert "was not made by this account" in invoke(*told).stderr
     seal.put(run.path)
-    assert invoke("merge", run.name, "--logits").exit_code == 2
+    for told in (["merge", run.name, "--logits"], ["export", run.name, "--adapter"]):
+        assert "is a full fine-tune" in invoke(*told).stderr
 
 
 def test_a_run_that_is_worked_on_is_left_alone(run: RunDir, invoke: Invoke, server: Server) -> None:

@@ -156,6 +156,7 @@ def _export_adapter(target: RunDir | Path, out: Path | None, told: ExportTold) -
     if isinstance(target, Path):
         recipe, python, place = Wishes(), _python(), Path(f"{target.name}-ollama-adapter").absolute()
     else:
+        rundir.refuse_foreign(target)
         orders = target.read_json(target.orders)
         if orders["method"] == "full":
             raise RecipeError(f"{target.name} is a full fine-tune: it has no adapter", "export it without --adapter")
