@@ -73,6 +73,7 @@ def test_the_plan_says_how_good_it_has_been_and_takes_the_measured_pace(tmp_path
     other = experience.of(pirate("1xH200-141GB"), tmp_path)
     assert other
     assert other.step_seconds is None
+    assert experience.of(pirate("2xH100-80GB"), tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_plan_shows_it(invoke: Invoke, tmp_path: Path) -> None:
     noted(tmp_path / "runs", "pirate-1", found, measured)
     arguments = ("plan", "pirate", "--gpus", "1xH200-141GB", "--runs", str(tmp_path / "runs"))
     text = " ".join(invoke(*arguments).stdout.split())
-    assert "on this machine: 1 run, foretold active +8.7%" in text
+    assert "on such cards here: 1 run, foretold active +8.7%" in text
     assert "20 s a step, as pirate-1 measured it" in text
     said = json.loads(invoke(*arguments, "--json").stdout)
     assert said["tokens_per_second"] == pytest.approx(131_072 / 20)

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ax_recipe.forecast import Experience, Forecast, fingerprint
+from ax_recipe.forecast import Experience, Forecast, card, fingerprint
 from ax_recipe.observe import events
 from ax_recipe.rundir import RunDir
 
@@ -43,8 +43,8 @@ def measured(seen: Iterable[events.Event]) -> dict[str, float | None]:
 
 
 def of(forecast: Forecast, runs: Path) -> Experience | None:
-    """How good forecasts have been for the runs in ``runs``, and what the same plan measured; None without runs."""
-    notes = list(_notes(runs))
+    """How good forecasts have been on this kind of card in ``runs``, and what the same plan measured; None without."""
+    notes = [(path, note) for path, note in _notes(runs) if note["foretold"]["card"] == card(forecast)]
     if not notes:
         return None
     mine = fingerprint(forecast)

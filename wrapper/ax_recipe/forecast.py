@@ -33,7 +33,7 @@ class Lever:
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """How good forecasts have been: the median of foretold over measured, less one, over so many ``runs`` here.
+    """How good forecasts have been: the median of foretold over measured, less one, over ``runs`` on such cards here.
 
     ``run`` is the newest one of the very same plan on the same hardware, and ``step_seconds`` what its step took.
     """
@@ -132,11 +132,17 @@ def fingerprint(forecast: Forecast) -> str:
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
+def card(forecast: Forecast) -> str:
+    """The kind of GPU that a forecast is for: how well another kind was foretold says nothing of it."""
+    return forecast.hardware.kind.name if forecast.hardware.kind else "CPU"
+
+
 def record(forecast: Forecast) -> dict[str, Any]:
     """What a run writes down before it starts, to be held against what it measures."""
     memory_known = forecast.hardware.kind is not None and not forecast.shape.outside
     return {
         "fingerprint": fingerprint(forecast),
+        "card": card(forecast),
         "active_gib": round(forecast.memory.active_gib, 3) if memory_known else None,
         "reserved_gib": round(forecast.memory.reserved_gib, 3) if memory_known else None,
         "step_seconds": round(forecast.timing.tokens_per_step / forecast.timing.tokens_per_second, 4),

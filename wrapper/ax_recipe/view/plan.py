@@ -71,7 +71,7 @@ def _notes(forecast: Forecast) -> Iterator[Text]:
             if off is not None
         ]
         plural = "s" if found.runs > 1 else ""
-        yield Text(f"on this machine: {found.runs} run{plural}, foretold {', '.join(said) or 'nothing measured'}")
+        yield Text(f"on such cards here: {found.runs} run{plural}, foretold {', '.join(said) or 'nothing measured'}")
 
 
 def picture(forecast: Forecast, width: int, *, ascii_only: bool = False) -> RenderableType:
