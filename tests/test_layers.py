@@ -16,10 +16,10 @@ PROBES = sorted((PACKAGE / "probes").rglob("*.py"))
 # From the recipe to the view, each may import those before it and none after.
 PIPE = (
     "errors", "codes", "assets", "document", "secret", "edit", "schema", "intervals", "scoring", "recipe", "hardware", "cluster",
-    "architecture", "settings", "kept", "lasting", "memory", "disk", "timing", "choose", "decide", "forecast", "process", "axolotl", "plan",
+    "architecture", "settings", "kept", "lasting", "memory", "disk", "network", "timing", "choose", "decide", "forecast", "process", "axolotl", "plan",
     "render", "seal", "slurm", "rundir", "stages", "preparing", "planning",
     "observe", "experience", "diagnose", "ship", "data", "checks", "trust", "validation", "checking", "survey", "evaluation", "outcomes", "environment", "earlier",
-    "policy", "belonging", "checkpoints", "watching", "recovery", "proof", "noting", "footing", "failing", "gathering", "attempts", "work", "runner",
+    "policy", "belonging", "checkpoints", "watching", "recovery", "proof", "noting", "footing", "failing", "gathering", "ray_cluster", "attempts", "work", "runner",
     "feed", "runs", "topics", "story", "sweep", "families", "explaining", "view", "attend", "advise", "reproducing", "shipping", "evaluating", "doctor", "writing", "talk", "cli",
     "__main__",
 )  # fmt: skip

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ax_recipe.errors import RecipeError
-from ax_recipe.hardware import Hardware, here, lend, over, parse
+from ax_recipe.hardware import USUAL_GBIT, Hardware, here, lend, over, parse
 
 LAUNCHERS = ("torchrun", "slurm", "ray")
-# What is taken for a network that nobody describes: InfiniBand and RoCE of the last years have two to eight times that.
-USUAL_GBIT = 100.0
 # How long the head waits for the others: somebody may have to log in to each (seconds).
 WAIT_S = 600.0
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:\[\]-]*")

@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ax_recipe import architecture, memory, timing
+from ax_recipe import architecture, memory, network, timing
 from ax_recipe.architecture import Shape
 from ax_recipe.choose import Choice, spread
 from ax_recipe.errors import RecipeError
 from ax_recipe.hardware import Hardware
 from ax_recipe.memory import UNKNOWN, WILL_NOT_FIT, Memory, judge
+from ax_recipe.network import Traffic
 from ax_recipe.settings import LIGER, Settings, resolve
 from ax_recipe.timing import Timing
 
@@ -66,6 +67,11 @@ class Forecast:
     choice: Choice | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
     experience: Experience | None = None
+
+    @property
+    def traffic(self) -> Traffic:
+        """What several machines send each other in a step."""
+        return network.traffic(self.shape, self.settings, self.hardware)
 
     @property
     def card_gib(self) -> float | None:
@@ -225,6 +231,7 @@ def as_json(forecast: Forecast) -> dict[str, Any]:
         "cost": None if forecast.timing.cost is None else round(forecast.timing.cost, 2),
         "assumed": list(forecast.timing.assumed),
         "hardware": str(forecast.hardware),
+        "network": {**asdict(forecast.traffic), "gbit": forecast.hardware.gbit, "nodes": forecast.hardware.nodes},
         "experience": asdict(forecast.experience) if forecast.experience else None,
         "reasons": dict(forecast.reasons),
         "yaml": dict(forecast.keys),

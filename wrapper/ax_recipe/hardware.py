@@ -43,6 +43,8 @@ _KINDS = (
 KINDS = {kind.name: kind for kind in _KINDS}
 # What --gpus N means where neither the recipe nor this machine names a kind: the commonest card for fine-tuning.
 USUAL_KIND = KINDS["A100-80GB"]
+# What is taken for a network that nobody describes: InfiniBand and RoCE of the last years have two to eight times that.
+USUAL_GBIT = 100.0
 
 
 @dataclass(frozen=True, slots=True)

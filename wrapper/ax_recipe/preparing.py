@@ -20,7 +20,7 @@ from ax_recipe.disk import Need
 from ax_recipe.document import Document, Keys
 from ax_recipe.errors import MissingError, Problem, ProblemsError
 from ax_recipe.forecast import Forecast
-from ax_recipe.hardware import Hardware, here, parse
+from ax_recipe.hardware import USUAL_GBIT, Hardware, here, over, parse
 from ax_recipe.plan import Config, Plan
 from ax_recipe.recipe import Recipe, Scratch
 from ax_recipe.render import render
@@ -46,8 +46,15 @@ def wanted_hardware(recipe: Recipe) -> Hardware:
     return parse(1 if recipe.gpus is None else recipe.gpus)
 
 
-def hardware_for(recipe: Recipe, gpus: str | None) -> Hardware:
-    """What a recipe is looked at for: ``gpus`` as asked (of its own kind where only a number is), ``auto`` for here."""
+def hardware_for(recipe: Recipe, gpus: str | None, nodes: int = 1, gbit: float | None = None) -> Hardware:
+    """What a recipe is looked at for: ``gpus`` as asked (of its own kind where only a number is), ``auto`` for here.
+
+    ``nodes`` such machines, between which ``gbit`` Gbit/s go.
+    """
+    return over(_one_for(recipe, gpus), nodes, gbit or USUAL_GBIT)
+
+
+def _one_for(recipe: Recipe, gpus: str | None) -> Hardware:
     wanted = wanted_hardware(recipe)
     if gpus == "auto":
         return here()
@@ -79,12 +86,14 @@ def _foretold_if_known(plan: Plan) -> Forecast | None:
         return None
 
 
-def for_print(recipe: Recipe, gpus: str | None, axolotl: Axolotl | None) -> Plan:
+def for_print(
+    recipe: Recipe, gpus: str | None, axolotl: Axolotl | None, nodes: int = 1, gbit: float | None = None
+) -> Plan:
     """The plan whose YAML a person reads or trains by hand: for the given GPUs, which need not be here.
 
     :raises ProblemsError: a key or value that Axolotl does not know.
     """
-    hardware = hardware_for(recipe, gpus)
+    hardware = hardware_for(recipe, gpus, nodes, gbit)
     base = base_folder(recipe, axolotl)
     plan = plans.make(recipe, hardware, f"./outputs/{recipe.name}", "last_run_prepared", str(base), missing(axolotl))
     refuse_problems(problems(plan, axolotl))

@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ax_recipe import process
 from ax_recipe.errors import MissingError
 
 # Slurm's controller serves a whole cluster: it is not asked more often (seconds).
@@ -34,6 +33,8 @@ class Job:
         """``PENDING``, ``RUNNING`` or another word of squeue's with its reason; empty where the job is over."""
         now = time.monotonic()
         if now - self._asked >= ASK_S and (number := self.number):
+            from ax_recipe import process  # here, for what completes a word starts no program
+
             self._asked = now
             argv = ("squeue", "--noheader", "--format=%T %r", f"--jobs={number}")
             words = (process.words(argv, ANSWER_S) or "").split()
@@ -47,6 +48,8 @@ class Job:
         """Ask its runner to save a checkpoint and stop, or take it out of the queue; False where it is over."""
         if not self.state:
             return False
+        from ax_recipe import process
+
         waits = self.state.startswith(WAITS)
         how = () if waits else ("--batch", "--signal=TERM")
         return process.words(("scancel", *how, self.number), ANSWER_S) is not None
@@ -56,6 +59,8 @@ class Job:
 
         :raises MissingError: there is no Slurm here, or it does not take the script.
         """
+        from ax_recipe import process
+
         code, said = process.said(("sbatch", "--parsable", str(script), *arguments))
         if code is None:
             hint = "log in to a machine of the Slurm cluster, or leave --launcher slurm out"

@@ -9,6 +9,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from ax_recipe import network
 from ax_recipe.architecture import Shape
 from ax_recipe.hardware import Hardware
 from ax_recipe.kept import kept_for_backward
@@ -147,7 +148,8 @@ def estimate(
     steps = _steps(settings, keys, data)
     tokens, slots = _micro_batch(settings, keys, data)
     tokens_per_step = round(tokens * settings.accumulation * settings.gpus)
-    speed = settings.gpus * tokens / seconds_of(shape, settings, hardware, slots)
+    between = network.traffic(shape, settings, hardware).seconds / settings.accumulation
+    speed = settings.gpus * tokens / (seconds_of(shape, settings, hardware, slots) + between)
     return _whole(steps, tokens_per_step, speed, hardware, price, tuple(assumed))
 
 

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import click
 
-from ax_recipe.cli.program import axolotl_option, example, json_option, main, recipe_options, runs_option
+from ax_recipe.cli.program import (
+    axolotl_option,
+    bandwidth_option,
+    example,
+    json_option,
+    main,
+    recipe_options,
+    runs_option,
+)
 
 # Those of writing.GOALS, which costs too much to import for --help; a test holds them together.
 GOALS = ("chat", "instruct", "completion", "pretrain", "preference")
@@ -171,6 +179,8 @@ def data(name: str, as_json: bool, gpus: str | None, changes: tuple[str, ...], a
 @click.option("--seq", "sequence_len", type=click.IntRange(min=1), metavar="N", help="Another sequence_len, in tokens.")
 @click.option("--price", type=click.FloatRange(min=0), metavar="X", help="What one GPU costs an hour, for the cost.")
 @click.option("--explain", is_flag=True, help="Say why each open key is as it is, and what came next.")
+@click.option("--nodes", type=click.IntRange(min=1), default=1, metavar="N", help="For N machines, each with --gpus.")
+@bandwidth_option
 @runs_option
 @json_option
 @recipe_options
@@ -179,6 +189,8 @@ def plan(
     sequence_len: int | None,
     price: float | None,
     explain: bool,
+    nodes: int,
+    bandwidth: float | None,
     runs: str | None,
     as_json: bool,
     gpus: str | None,
@@ -189,7 +201,8 @@ def plan(
     from ax_recipe import axolotl as environment
     from ax_recipe import experience, forecast, planning, rundir
 
-    found = planning.of_file(name, gpus, environment.find_if_any(axolotl), changes, sequence_len, price)
+    known = environment.find_if_any(axolotl)
+    found = planning.of_file(name, gpus, known, changes, sequence_len, price, nodes, bandwidth)
     found = forecast.with_experience(found, experience.of(found, rundir.root(runs)))
     if as_json:
         click.echo(json.dumps(forecast.as_json(found), indent=1))

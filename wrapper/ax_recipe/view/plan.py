@@ -151,4 +151,17 @@ def _times(forecast: Forecast) -> Iterator[Text]:
         f"{t.steps:,} steps of {t.tokens_per_step:,} tokens, {t.tokens_per_second:,.0f} tokens/s: "
         f"{duration(t.seconds)} ({t.assumed[0]}){cost}"
     )
+    yield from _between(forecast)
     yield Text(f"assumed: {'; '.join(t.assumed[1:])}", style("label"))
+
+
+def _between(forecast: Forecast) -> Iterator[Text]:
+    """What several machines send each other, and what that leaves of so many times one."""
+    hardware, t = forecast.hardware, forecast.timing
+    if hardware.nodes == 1:
+        return
+    found, step_s = forecast.traffic, t.tokens_per_step / t.tokens_per_second
+    yield Text(
+        f"each machine sends {found.sent / 1e9:.3g} GB a step, at {hardware.gbit:g} Gbit/s {found.seconds:.2g} of "
+        f"{step_s:.2g} s: {1 - found.seconds / step_s:.0%} of {hardware.nodes} times one machine"
+    )
