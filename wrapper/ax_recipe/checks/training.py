@@ -15,7 +15,7 @@ _RANGES: dict[str, tuple[float, bool, float]] = {
     "adam_beta1": (0, True, 1),
     "adam_beta2": (0, True, 1),
     "eval_batch_size": (1, True, math.inf),
-    "evals_per_epoch": (0, False, math.inf),
+    "evals_per_epoch": (0, True, math.inf),  # 0 is never
     "gradient_accumulation_steps": (1, True, math.inf),
     "learning_rate": (0, False, math.inf),
     "logging_steps": (0, False, math.inf),
@@ -26,7 +26,7 @@ _RANGES: dict[str, tuple[float, bool, float]] = {
     "micro_batch_size": (1, True, math.inf),
     "num_epochs": (0, False, math.inf),
     "save_total_limit": (0, True, math.inf),
-    "saves_per_epoch": (0, False, math.inf),
+    "saves_per_epoch": (0, True, math.inf),
     "sequence_len": (1, True, math.inf),
     "val_set_size": (0, True, math.inf),
     "warmup_ratio": (0, True, 1),
