@@ -121,7 +121,8 @@ def test_no_cut_and_no_noise_makes_it_fail(data: st.DataObject, tmp_path_factory
     log.write_bytes(whole[start:end][:at] + data.draw(st.binary(max_size=200)) + whole[start:end][at:])
     found = diagnose(log, data.draw(st.sampled_from([None, 0, 1, 137, -6])))
     assert found.cause in table.BY_NAME
-    assert set(json.loads(json.dumps(found.as_json()))) == {"cause", "phase", "rank", "node", "message", "evidence", "fixes"}
+    names = {"cause", "phase", "rank", "node", "message", "evidence", "fixes"}
+    assert set(json.loads(json.dumps(found.as_json()))) == names
 
 
 def test_the_task_of_a_labelled_line_is_its_rank(tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if "probes" not in pat
 PROBES = sorted((PACKAGE / "probes").rglob("*.py"))
 # From the recipe to the view, each may import those before it and none after.
 PIPE = (
-    "errors", "codes", "assets", "document", "secret", "edit", "schema", "intervals", "scoring", "recipe", "hardware", "cluster",
-    "architecture", "settings", "kept", "lasting", "memory", "disk", "network", "timing", "choose", "decide", "forecast", "process", "axolotl", "plan",
-    "render", "seal", "slurm", "rundir", "stages", "preparing", "planning",
-    "observe", "experience", "diagnose", "ship", "data", "checks", "trust", "validation", "checking", "survey", "evaluation", "outcomes", "environment", "earlier",
-    "policy", "belonging", "checkpoints", "watching", "recovery", "proof", "noting", "footing", "failing", "gathering", "ray_cluster", "attempts", "work", "runner",
-    "feed", "runs", "topics", "story", "sweep", "families", "explaining", "view", "attend", "advise", "reproducing", "shipping", "evaluating", "doctor", "writing", "talk", "cli",
-    "__main__",
+    "errors", "codes", "assets", "document", "secret", "edit", "schema", "intervals", "scoring", "recipe",
+    "hardware", "cluster", "architecture", "settings", "kept", "lasting", "memory", "disk", "network", "timing",
+    "choose", "decide", "forecast", "process", "axolotl", "plan", "render", "seal", "slurm", "rundir", "stages",
+    "preparing", "planning", "observe", "experience", "diagnose", "ship", "data", "checks", "trust", "validation",
+    "checking", "survey", "evaluation", "outcomes", "environment", "earlier", "policy", "belonging", "checkpoints",
+    "watching", "recovery", "proof", "noting", "footing", "failing", "gathering", "ray_cluster", "attempts", "work",
+    "runner", "feed", "runs", "topics", "story", "sweep", "families", "explaining", "view", "attend", "advise",
+    "reproducing", "regrouping", "shipping", "evaluating", "doctor", "writing", "talk", "cli", "__main__",
 )  # fmt: skip
 TRAINER = {"axolotl", "torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes"}
 

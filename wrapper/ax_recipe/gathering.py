@@ -155,7 +155,7 @@ class Gathering:
                 raise MissingError(f"{node} does not see {', '.join(unseen)}", hint)
             if node.told["gpus"] < self._gpus:
                 raise MissingError(f"{node} has {node.told['gpus']} GPUs, not {self._gpus}", "--gpus N is for each")
-            if differs := list(_differing(head.told["versions"], node.told["versions"])):
+            if differs := list(differing(head.told["versions"], node.told["versions"])):
                 hint = "install the same versions on all: pip freeze on one, pip install -r on the others"
                 raise MissingError(f"{node} has {', '.join(differs)}", hint)
 
@@ -210,7 +210,8 @@ def paths(run: RunDir, orders: Mapping[str, Any]) -> list[str]:
     return [*local, orders["axolotl"]["command"], str(assets.probe("plugin"))]
 
 
-def _differing(ours: Mapping[str, str], theirs: Mapping[str, str]) -> Iterator[str]:
+def differing(ours: Mapping[str, str], theirs: Mapping[str, str]) -> Iterator[str]:
+    """What of the head's versions another machine has otherwise, in words."""
     for name in sorted({*ours, *theirs}):
         if ours.get(name) != theirs.get(name):
             yield f"{name} {theirs.get(name, 'missing')} where the head has {ours.get(name, 'none')}"

@@ -135,10 +135,13 @@ def main() -> None:
 
 
 def tell_others(run: RunDir) -> None:
-    """Print what the other machines of a run are to be given, where a person does that."""
-    from ax_recipe import gathering
+    """Ask Ray whether it can train the run; print what the other machines are to be given, where a person does that."""
+    from ax_recipe import gathering, ray_cluster
 
-    for number, command in enumerate(gathering.commands(run, run.read_json(run.orders)), 1):
+    orders = run.read_json(run.orders)
+    if (orders.get("cluster") or {}).get("launcher") == "ray":
+        ray_cluster.refuse(run, orders)
+    for number, command in enumerate(gathering.commands(run, orders), 1):
         click.echo(f"on node {number}: {command}", err=True)
 
 

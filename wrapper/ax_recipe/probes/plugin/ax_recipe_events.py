@@ -216,7 +216,7 @@ class EventsCallback(TrainerCallback):  # type: ignore[misc]  # as above
 
     def on_train_begin(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
         """Tell the size of the run. Until here SIGTERM may kill: there is nothing to save yet."""
-        signal.signal(signal.SIGTERM, self._terminated)
+        _on_sigterm(self._terminated)
         self.sink.write(
             "began",
             total_steps=state.max_steps,
@@ -272,7 +272,7 @@ class EventsCallback(TrainerCallback):  # type: ignore[misc]  # as above
 
     def on_train_end(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
         """Training is over: at its last step, or at the stop that was asked for."""
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _on_sigterm(signal.SIG_DFL)
         self._step(state)
         if self.stopping and state.global_step < state.max_steps:
             self.sink.write("interrupted", reason=self.reason or "asked to stop", exact=True)
@@ -301,6 +301,12 @@ class EventsCallback(TrainerCallback):  # type: ignore[misc]  # as above
         control.should_save = True
         control.should_training_stop = True
         LOG.info(f"Stopping at step {state.global_step} of {state.max_steps} with a checkpoint: {self.reason}")
+
+
+def _on_sigterm(handler: Any) -> None:
+    """Ray trains in a thread beside its worker's own, where no signal can be handled: there the file alone stops it."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _any_rank(flag: bool, args: Any) -> bool:

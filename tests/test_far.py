@@ -1,0 +1,151 @@
+"""Real engines over several machines, all of them on this one: torchrun on loopback, a Slurm, a Ray cluster.
+
+Each part is skipped with its reason where the machine has not what it takes; ``make far`` says what that is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ax_recipe import assets, gathering, rundir
+from ax_recipe.axolotl import Axolotl
+from ax_recipe.rundir import RunDir
+from conftest import ROOT, installed_axolotl
+from test_runner import Command, background, newest, until
+
+pytestmark = pytest.mark.slow
+DEADLINE_S = 400.0
+MODEL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+STEPS = 3
+RECIPE = """
+base: ./base
+gpus: 0
+method: lora
+chat_template: llama3
+data: [{path: rows.jsonl, type: chat_template}]
+val_set_size: 0
+lora: {r: 4, alpha: 8, dropout: 0}
+train: {max_steps: 3, global_batch_size: 4, sequence_len: 64, learning_rate: 1e-2, sample_packing: false, seed: 42}
+axolotl: {reinit_weights: true}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe, its rows, and an untrained base of a few thousand weights."""
+    folder = tmp_path_factory.mktemp("far")
+    rows = [
+        {"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": "aye " * (n % 7 + 1)}]}
+        for n in range(40)
+    ]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "tiny.yaml").write_text(RECIPE)
+    scratch = {"vocab_size": 300, "model": {**MODEL, "num_key_value_heads": 2, "max_position_embeddings": 128}}
+    plan = {"base": str(folder), "scratch": scratch, "texts": [{"path": str(folder / "rows.jsonl")}]}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    found = installed_axolotl()
+    if found:
+        subprocess.run([found.with_name("python"), assets.probe("tiny_base.py"), folder / "plan.json"], check=True)
+        (folder / "untrained").rename(folder / "base")
+    return folder
+
+
+def started(place: Path, *options: str, **environment: str) -> background:
+    argv = ["run", str(place / "tiny.yaml"), "--new", "--until", "train", *options]
+    return background(argv, AX_RECIPE_AXOLOTL=str(installed_axolotl()), HF_HUB_OFFLINE="1", **environment)
+
+
+def losses(run: RunDir) -> list[float]:
+    """The training loss of each step, with all its digits."""
+    told = [json.loads(line) for line in run.events.read_text().splitlines()]
+    return [each["values"]["loss"] for each in told if each["event"] == "metrics"]
+
+
+def world(run: RunDir) -> int:
+    told: list[dict[str, Any]] = [json.loads(line) for line in run.events.read_text().splitlines()]
+    return next(int(each["world_size"]) for each in told if each["event"] == "began")
+
+
+def ended(run: RunDir) -> str:
+    return f"{run.read_state().stage('train').detail}\n{run.log('train', 1).read_text(errors='replace')[-4000:]}"
+
+
+@pytest.fixture
+def alone(place: Path) -> RunDir:
+    """The same training on one machine."""
+    with started(place) as viewer:
+        assert viewer.wait(DEADLINE_S) == 0, ended(newest())
+    return newest()
+
+
+@pytest.mark.axolotl
+def test_two_machines_of_torchrun_learn_what_one_does(place: Path, alone: RunDir) -> None:
+    with started(place, "--nodes", "2", "--head", "127.0.0.1") as viewer:
+        until(lambda: len(rundir.every(rundir.root())) == 2)
+        run = newest()
+        (command,) = gathering.commands(run, run.read_json(run.orders))
+        other = subprocess.Popen(command.split(), env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        assert viewer.wait(DEADLINE_S) == 0, ended(run)
+        assert other.wait(60) == 0
+    assert world(run) == 2
+    assert len(losses(run)) == STEPS
+    assert losses(run) == pytest.approx(losses(alone), rel=1e-4)
+
+
+@pytest.fixture
+def ray() -> Iterator[str]:
+    """The address of a Ray cluster of two machines with one CPU each."""
+    found = installed_axolotl()
+    if not found or not Axolotl(found, found.with_name("python"), "").has("ray"):
+        pytest.skip("no Ray beside Axolotl: pip install -e '.[ray]'")
+    argv = [str(found.with_name("python")), str(ROOT / "tests/bin/ray_cluster")]
+    cluster = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert cluster.stdin
+    assert cluster.stdout
+    try:
+        yield next(line.strip() for line in cluster.stdout if line[0].isdigit())
+    finally:
+        cluster.stdin.close()
+        cluster.wait(60)
+        cluster.stdout.close()
+
+
+@pytest.mark.axolotl
+def test_two_machines_of_ray_learn_what_one_does(place: Path, alone: RunDir, ray: str) -> None:
+    with started(place, "--nodes", "2", "--ray-address", ray) as viewer:
+        assert viewer.wait(DEADLINE_S) == 0, ended(newest())
+    run = newest()
+    assert run.path != alone.path
+    assert world(run) == 2
+    assert len(losses(run)) == STEPS
+    assert losses(run) == pytest.approx(losses(alone), rel=1e-4)
+
+
+@pytest.mark.axolotl
+def test_a_ray_cluster_that_is_too_small_says_what_it_has(command: Command, place: Path, ray: str) -> None:
+    axolotl = str(installed_axolotl())
+    options = ("--new", "--axolotl", axolotl, "--ray-address", ray, "--force")
+    done = command("run", str(place / "tiny.yaml"), *options, "--nodes", "4")
+    assert done.returncode == 3
+    assert "has 2 CPUs in all, and 4 are wanted" in done.stderr
+
+
+@pytest.mark.axolotl
+def test_a_ray_head_that_does_not_answer_is_named(command: Command, place: Path, ray: str) -> None:
+    axolotl = str(installed_axolotl())
+    done = command("run", str(place / "tiny.yaml"), "--new", "--axolotl", axolotl, "--ray-address", "127.0.0.1:9")
+    assert done.returncode == 3
+    assert "127.0.0.1:9 does not answer" in done.stderr
+
+
+def test_ray_that_is_not_installed_names_the_extra(command: Command, small_recipe: Path, fake_axolotl: Path) -> None:
+    done = command("run", str(small_recipe), "--nodes", "2", "--launcher", "ray")
+    assert done.returncode == 3
+    assert "pip install 'ax-recipe[ray]'" in done.stderr
