@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +98,23 @@ def test_two_machines_of_torchrun_learn_what_one_does(place: Path, alone: RunDir
     assert world(run) == 2
     assert len(losses(run)) == STEPS
     assert losses(run) == pytest.approx(losses(alone), rel=1e-4)
+
+
+@pytest.mark.axolotl
+def test_what_is_left_of_two_machines_goes_on_to_the_same_loss(command: Command, place: Path) -> None:
+    with started(place, "--nodes", "2", "--head", "127.0.0.1", "--set", "train.saves_per_epoch=10") as viewer:
+        until(lambda: rundir.every(rundir.root()))
+        run = newest()
+        (other,) = gathering.commands(run, run.read_json(run.orders))
+        with subprocess.Popen(other.split(), env={**os.environ, "HF_HUB_OFFLINE": "1"}):
+            assert viewer.wait(DEADLINE_S) == 0, ended(run)
+    whole = losses(run)
+    shutil.rmtree(run.output / "checkpoint-3")
+    (run.output / "adapter_model.safetensors").unlink()
+    done = command("resume", "--nodes", "1", "--until", "train", HF_HUB_OFFLINE="1")
+    assert done.returncode == 0, done.stderr
+    assert len(losses(run)) == STEPS + 1
+    assert losses(run)[-1] == pytest.approx(whole[-1], rel=1e-4)
 
 
 @pytest.fixture

@@ -39,3 +39,17 @@ def test_a_poll_without_patience_comes_back_soon_and_loses_nothing(tmp_path: Pat
     assert summary(slow.state) == summary(at_once.state)
     assert slow.state.step == 110
     assert slow.state.status == "finished"
+
+
+def test_the_words_of_other_machines_name_them_and_their_figures_do_not_count(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    run.log("train", 1).parent.mkdir(parents=True)
+    run.nodes.mkdir()
+    run.write_state(RunState("small", (StageRecord("train", "running", attempt=1, started=1.0),)))
+    run.log("train", 1).write_text("{'loss': '2.5', 'epoch': '0.1'}\n")
+    other = run.log("train", 1).with_suffix(".node3.log")
+    other.write_text("a word\n{'loss': '9.5', 'epoch': '0.1'}\nValueError: no such thing\n")
+    feed = Feed(run)
+    feed.poll()
+    assert feed.state.loss == 2.5
+    assert "node 3: a word" in list(feed.state.lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import socket
 import subprocess
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ax_recipe import belonging, cluster, gathering, rundir
 from ax_recipe.cluster import Cluster
-from ax_recipe.errors import RecipeError
-from ax_recipe.rundir import RunDir
+from ax_recipe.errors import RecipeError, RunFailedError
+from ax_recipe.gathering import Gathering
+from ax_recipe.rundir import RunDir, StageRecord
 from conftest import ROOT
 from test_runner import Command, background, newest, states, until
 
@@ -61,7 +64,7 @@ def test_two_machines_train_one_run(here: Path) -> None:
     told = run.read_json(run.nodes / "1.json")
     assert (told["state"], told["code"], told["missing"]) == ("ended", 0, [])
     assert "a word from machine 1" in run.node_logs("train", 1)[1].read_text()
-    assert run.ranks == 2
+    assert run.ranks == (2,)
 
 
 def test_each_machine_gets_its_exact_command(here: Path) -> None:
@@ -141,6 +144,24 @@ def test_a_stop_reaches_all_machines(command: Command, here: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_run_goes_on_with_what_is_left(command: Command, here: Path) -> None:
+    with background(two(), FAKE_AXOLOTL="hang") as viewer:
+        until(lambda: rundir.every(rundir.root()))
+        with by_hand(newest(), FAKE_AXOLOTL="hang"):
+            until(lambda: newest().events.exists())
+            command("stop")
+            assert viewer.wait(DEADLINE_S) == 130
+    run = newest()
+    rows = _rows(run)
+    done = command("resume", "--nodes", "1", "--until", "train", FAKE_AXOLOTL="ok")
+    assert done.returncode == 0, done.stderr
+    assert "resume_from_checkpoint" in run.config("train", 2).read_text()
+    assert run.ranks == (1, 2)
+    assert states(run)["train"] == "done"
+    assert math.prod(_rows(run)) == 2 * math.prod(rows)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["b", "c"])
 def test_ssh_starts_the_others(command: Command, here: Path, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     ssh = here / "bin/ssh"
@@ -151,6 +172,37 @@ def test_ssh_starts_the_others(command: Command, here: Path, monkeypatch: pytest
     done = command(*two("--hosts", host), cwd=here, FAKE_AXOLOTL="ok")
     assert done.returncode == (0 if host == "b" else 1), done.stderr
     assert host == "b" or "node 1 (c) did not start, exit code 255: no route to c" in done.stderr
+
+
+@pytest.mark.slow
+def test_what_a_machine_does_not_see_is_named(command: Command, here: Path) -> None:
+    recipe = (
+        (here / "small.yaml")
+        .read_text()
+        .replace("data: [{path: rows.jsonl,", "data: [{path: s3://bucket/rows.jsonl,", 1)
+    )
+    (here / "small.yaml").write_text(recipe)
+    with background(two(), FAKE_AXOLOTL="ok") as viewer:
+        until(lambda: rundir.every(rundir.root()))
+        with by_hand(newest(), FAKE_AXOLOTL="ok"):
+            assert viewer.wait(DEADLINE_S) == 1
+    assert "does not see s3://bucket/rows.jsonl (" in newest().read_state().stage("train").detail
+
+
+def test_a_machine_that_falls_silent_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = gathered(tmp_path)
+    found.look()
+    assert found.run.read_json(found.run.nodes / "meeting.json")["go"]
+    monkeypatch.setattr(gathering, "LOST_S", -1.0)
+    with pytest.raises(RunFailedError, match=r"node 0 \(a\) was lost") as caught:
+        found.look(at_once=True)
+    assert "--nodes 1 goes on with what is left" in str(caught.value)
+
+
+def test_a_machine_that_is_none_of_the_attempt_does_not_count(tmp_path: Path) -> None:
+    found = gathered(tmp_path, attempt=1)
+    found.look()
+    assert not found.run.read_json(found.run.nodes / "meeting.json")["go"]
 
 
 @pytest.mark.parametrize(
@@ -173,6 +225,26 @@ def test_one_machine_is_the_default() -> None:
     assert cluster.asked() is None
     assert cluster.asked(nodes=1) is None
     assert cluster.asked(hosts="b, c", head="a") == Cluster("torchrun", 3, ("b", "c"), "a")
+
+
+def gathered(folder: Path, attempt: int = 2) -> Gathering:
+    """The second attempt of a training on two machines, both of which say that they came for ``attempt``."""
+    run = RunDir(folder)
+    run.axolotl_yaml.write_text("base_model: a/b\ndatasets: []\n")
+    nodes = {"launcher": "torchrun", "nodes": 2, "hosts": [], "head": "a", "port": 0, "wait_s": 9}
+    orders = {"cluster": nodes, "gpus": 0, "axolotl": {"python": "python", "command": "axolotl"}}
+    found = Gathering(run, orders, StageRecord("train", "running", attempt=2), "c.yaml")
+    found.call()
+    told = {"attempt": attempt, "state": "waits", "port": 9, "missing": [], "gpus": 0, "versions": {}, "code": None}
+    for number, host in enumerate("ab"):
+        run.write_json(run.nodes / f"{number}.json", {**told, "host": host})
+    return found
+
+
+def _rows(run: RunDir) -> tuple[int, int]:
+    """Of a step, as each process has them: the micro-batch, and how often."""
+    keys = yaml.safe_load(run.axolotl_yaml.read_text())
+    return keys["micro_batch_size"], keys["gradient_accumulation_steps"]
 
 
 def _node() -> Any:

@@ -38,16 +38,16 @@ class Torn:
         return f"{self.path.name.removeprefix(TORN)} is not whole ({self.flaw}) and was set aside as {self.path.name}"
 
 
-def newest(output: Path, ranks: int = 1) -> Checkpoint | None:
-    """The newest whole checkpoint of ``ranks`` processes in ``output``; changes nothing."""
-    return next((found for found in _all(output) if not flaw(found, ranks)), None)
+def newest(output: Path, *ranks: int) -> Checkpoint | None:
+    """The newest whole checkpoint of ``ranks`` processes (any of these numbers) in ``output``; changes nothing."""
+    return next((found for found in _all(output) if not flaw(found, *ranks)), None)
 
 
-def settle(output: Path, ranks: int = 1) -> tuple[Checkpoint | None, tuple[Torn, ...]]:
+def settle(output: Path, *ranks: int) -> tuple[Checkpoint | None, tuple[Torn, ...]]:
     """The newest whole checkpoint; those after it are renamed, so that nothing takes them for one or deletes them."""
     torn: list[Torn] = []
     for found in _all(output):
-        wrong = flaw(found, ranks)
+        wrong = flaw(found, *ranks)
         if not wrong:
             return found, tuple(torn)
         torn.append(Torn(_set_aside(found.path), wrong))
@@ -70,15 +70,15 @@ def _set_aside(path: Path) -> Path:
     return path.rename(target)
 
 
-def flaw(checkpoint: Checkpoint, ranks: int = 1) -> str:
+def flaw(checkpoint: Checkpoint, *ranks: int) -> str:
     """What keeps training from going on there, or nothing. Axolotl 0.19 looks at none of it and fails in the end."""
     try:
-        return next(_flaws(checkpoint, ranks), "")
+        return next(_flaws(checkpoint, ranks or (1,)), "")
     except OSError as error:
         return f"{Path(error.filename or checkpoint.path).name} cannot be read: {error.strerror}"
 
 
-def _flaws(checkpoint: Checkpoint, ranks: int) -> Iterator[str]:
+def _flaws(checkpoint: Checkpoint, ranks: tuple[int, ...]) -> Iterator[str]:
     folder = checkpoint.path
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     if (folder / _INCOMPLETE).exists():
@@ -91,8 +91,13 @@ def _flaws(checkpoint: Checkpoint, ranks: int) -> Iterator[str]:
         yield "no optimizer in it"
     if not (folder / "scheduler.pt").is_file():
         yield "no scheduler.pt in it"
-    names = ["rng_state.pth"] if ranks == 1 else [f"rng_state_{rank}.pth" for rank in range(ranks)]
-    yield from (f"no {name} in it" for name in names if not (folder / name).is_file())
+    missing = [[name for name in _random_states(number) if not (folder / name).is_file()] for number in ranks]
+    if all(missing):
+        yield from (f"no {name} in it" for name in missing[0])
+
+
+def _random_states(ranks: int) -> list[str]:
+    return ["rng_state.pth"] if ranks == 1 else [f"rng_state_{rank}.pth" for rank in range(ranks)]
 
 
 def _state_flaws(path: Path, step: int) -> Iterator[str]:

@@ -18,7 +18,7 @@ from ax_recipe.axolotl import Axolotl
 from ax_recipe.errors import MissingError, RecipeError
 from ax_recipe.families import SHOWN
 from ax_recipe.forecast import Forecast
-from ax_recipe.hardware import CPU, USUAL_KIND, Hardware, parse
+from ax_recipe.hardware import CPU, USUAL_KIND, Hardware, over, parse
 from ax_recipe.memory import GIB
 from ax_recipe.observe import schedule
 from ax_recipe.recipe import Scratch
@@ -139,7 +139,8 @@ def _hardware(orders: Mapping[str, Any]) -> Hardware:
     if not orders["gpus"]:
         return CPU
     try:
-        return parse(orders["hardware"])
+        told = orders.get("cluster") or {"nodes": 1, "gbit": 0.0}
+        return over(parse(orders["hardware"].rpartition(" of ")[2]), told["nodes"], told["gbit"])
     except RecipeError:
         name = str(orders["hardware"]).partition("x")[2]
         return Hardware(orders["gpus"], replace(USUAL_KIND, name=name))

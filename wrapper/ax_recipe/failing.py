@@ -25,7 +25,7 @@ def _memory(run: RunDir, record: StageRecord, found: diagnose.Diagnosis) -> list
     change = recovery.after(run, record, found)
     if change is None:
         return [f"nothing is left to make smaller without changing what is learnt: ax-recipe diagnose {run.name}"]
-    start = checkpoints.newest(run.output, run.ranks) if record.name == "train" else None
+    start = checkpoints.newest(run.output, *run.ranks) if record.name == "train" else None
     place = f" from {start.path.name}" if start else ""
     return [f"ax-recipe resume {run.name} --on-oom retry would go on{place} with {change.words}"]
 
@@ -34,5 +34,5 @@ def stopped(run: RunDir, record: StageRecord, error: AxRecipeError) -> str:
     """A stage was stopped: why, and from where it would go on."""
     if record.name != "train":
         return error.message
-    found = checkpoints.newest(run.output, run.ranks)
+    found = checkpoints.newest(run.output, *run.ranks)
     return f"{error.message}; {found.path.name} is whole" if found else f"{error.message}; there is no checkpoint yet"

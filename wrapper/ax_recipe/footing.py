@@ -23,7 +23,7 @@ _BASE, _DATA = "base-model", "data"
 
 def checkpoint(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
     """The checkpoint that training goes on from, and in words what was found; torn ones are set aside."""
-    found, torn = checkpoints.settle(run.output, run.ranks)
+    found, torn = checkpoints.settle(run.output, *run.ranks)
     words = [str(each) for each in torn]
     return found, [*words, f"goes on from {found.path.name}"] if found else words
 

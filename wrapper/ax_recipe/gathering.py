@@ -201,13 +201,13 @@ def dismissed(run: RunDir) -> None:
 
 
 def paths(run: RunDir, orders: Mapping[str, Any]) -> list[str]:
-    """What every machine has to see of the files here: base, data, and the programs."""
+    """What every machine has to see: base and data where they are no hub ids, and the programs."""
     import yaml
 
     keys = yaml.safe_load(run.axolotl_yaml.read_text(encoding="utf-8"))
     named = [keys["base_model"], *(row["path"] for key in ("datasets", "test_datasets") for row in keys.get(key) or [])]
-    local = [str(each) for each in named if is_local(str(each), Path())]
-    return [*local, orders["axolotl"]["command"], str(assets.probe("plugin"))]
+    seen = [str(each) for each in named if is_local(str(each), Path()) or "://" in str(each)]
+    return [*seen, orders["axolotl"]["command"], str(assets.probe("plugin"))]
 
 
 def differing(ours: Mapping[str, str], theirs: Mapping[str, str]) -> Iterator[str]:

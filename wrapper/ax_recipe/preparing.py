@@ -117,16 +117,19 @@ def for_run(
     runs: Path,
     text: str | None = None,
     cluster: Cluster | None = None,
+    run: RunDir | None = None,
 ) -> Prepared:
     """Everything of a run but its existence on disk; ``text`` is the recipe's, where its file is no longer what it was.
 
-    ``cluster`` are the machines that ``hardware`` is of, where they are several or not this one.
+    ``cluster`` are the machines that ``hardware`` is of, where they are several or not this one. ``run`` is there where
+    a run that exists is planned anew; its tokenised data is kept, for its order is part of what was learnt so far.
 
     :raises ProblemsError: a key or value that Axolotl does not know; what else is wrong, `checks.planned` finds.
     """
-    run = RunDir(runs / rundir.fresh_name(runs, recipe.name))
+    run = run or RunDir(runs / rundir.fresh_name(runs, recipe.name))
     base = base_folder(recipe, axolotl)
-    prepared = run.path / "prepared" if cluster else cache_folder() / "prepared"  # others may not see this one's cache
+    own = run.path / "prepared"  # the other machines may not see this one's cache
+    prepared = own if cluster or own.is_dir() else cache_folder() / "prepared"
     plan = plans.make(recipe, hardware, str(run.output), str(prepared), str(base), missing(axolotl))
     plan = plans.with_plugin(plan, stages.PLUGIN)
     refuse_problems(problems(plan, axolotl))

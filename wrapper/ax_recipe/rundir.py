@@ -86,7 +86,7 @@ class RunDir:
         self.modelfile = path / "Modelfile"
         self.deployed = path / "deployed.json"  # the model's name in Ollama, the server, and what the proof said
         self.report = path / "report.html"
-        self.losses = path / "losses.jsonl"  # what each held-out row and general text costs the base and the tuned model
+        self.losses = path / "losses.jsonl"  # what each held-out row and general text costs base and tuned model
         self.answers = path / "answers.json"  # the checks' questions with both models' answers
         self.policy = path / "policy.json"  # what it may do by itself when memory, time or patience runs out
         self.recovery = path / "recovery.json"  # what was changed to get past that
@@ -98,10 +98,10 @@ class RunDir:
         self._lock = path / "lock"
 
     @property
-    def ranks(self) -> int:
-        """How many processes train: one to a GPU, or one to a machine on the CPU."""
+    def ranks(self) -> tuple[int, ...]:
+        """How many processes train now, and how many did before it went on with other machines."""
         orders = self.read_json(self.orders)
-        return max(1, int(orders["gpus"])) * int((orders.get("cluster") or {}).get("nodes", 1))
+        return (orders.get("ranks") or max(1, int(orders["gpus"])), *orders.get("ranks_before", ()))
 
     def log(self, stage: str, attempt: int) -> Path:
         """The log of one attempt at one stage."""

@@ -142,6 +142,8 @@ def _launcher(gpus: int) -> tuple[str, ...]:
 
 def _far(cluster: Cluster, run: RunDir, axolotl: Axolotl) -> tuple[str, ...]:
     """What the head starts to train on several machines; nothing where they are one."""
+    if cluster.launcher == "ray":
+        return (str(axolotl.python), str(assets.probe("ray_train.py")), str(run.path), str(run.axolotl_yaml))
     if cluster.nodes == 1:
         return ()
     node = (str(axolotl.python), str(assets.probe("node.py")), str(run.path))
@@ -226,7 +228,9 @@ def orders(
         "changes": list(recipe.changes),
         "hardware": str(plan.hardware),
         "gpus": plan.hardware.count,
-        **({"cluster": asdict(cluster)} if cluster else {}),
+        "kind": asdict(plan.hardware.kind) if plan.hardware.kind else None,
+        "ranks": plan.hardware.ranks,
+        **({"cluster": {**asdict(cluster), "gbit": plan.hardware.gbit}} if cluster else {}),
         "axolotl": {"command": str(axolotl.command), "python": str(axolotl.python), "version": axolotl.version},
         "method": recipe.method,
         "base": str(base_dir) if scratch else plan.train.values["base_model"],

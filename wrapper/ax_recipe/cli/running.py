@@ -97,6 +97,7 @@ def run(
 @click.argument("name", required=False, metavar="[RUN]")
 @until_option
 @policy_options
+@node_options
 @trust_option
 @runs_option
 @json_option
@@ -109,8 +110,20 @@ def resume(
     trust: bool,
     runs: str | None,
     as_json: bool,
+    bandwidth: float | None,
+    **nodes: Any,
 ) -> int:
-    """Go on with a run (the newest) where proofs end: at its newest whole checkpoint, or the stage after the last."""
+    """Go on with a run (the newest) where proofs end: at its newest whole checkpoint, or the stage after the last.
+
+    --nodes or --hosts let it go on with other machines than before; the rows of a step stay as many.
+    """
+    if any(value is not None for value in nodes.values()):
+        from ax_recipe import regrouping, rundir
+
+        found = rundir.find(rundir.root(runs), name)
+        if not trust:
+            rundir.refuse_foreign(found)
+        regrouping.regroup(found, nodes, bandwidth)
     return again(name, runs, (), as_json, trust, (on_oom, on_hang, time_limit), until)
 
 

@@ -181,8 +181,21 @@ def look(paths: list[str]) -> dict[str, Any]:
     return {
         "versions": dict(_versions()),
         "gpus": len(list(Path("/dev").glob("nvidia[0-9]*"))),
-        "missing": [path for path in paths if not Path(path).exists()],
+        "missing": [words for path in paths if (words := unseen(path))],
     }
+
+
+def unseen(path: str) -> str:
+    """The path where it is not seen here, with the reason if the library of its storage gives one."""
+    if "://" not in path:
+        return "" if Path(path).exists() else path
+    try:
+        from fsspec.core import url_to_fs
+
+        storage, place = url_to_fs(path)
+        return "" if storage.exists(place) else path
+    except Exception as error:  # noqa: BLE001 - s3fs, gcsfs and the hub have errors of their own, without a parent
+        return f"{path} ({error})"
 
 
 def _versions() -> Iterator[tuple[str, str]]:
