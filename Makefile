@@ -9,7 +9,7 @@ LLAMA_CPP := llama-cpp-python==0.3.36
 # pip compiles every file that it installs, torch's thousands among them; python compiles those it needs.
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test quick faults recipes format bench clean
+.PHONY: demo test quick far faults recipes format bench clean
 
 demo: $(VENV)/axolotl  ## the whole way, from a text to an answering model: no GPU, no hub, no Ollama
 	$(BIN)/ax-recipe run pirate-tiny
@@ -28,6 +28,10 @@ recipes: $(VENV)/dev  ## every recipe trains a tiny model of its architecture, o
 
 faults: $(VENV)/dev  ## every fault, injected into real processes: prints docs/faults.md
 	$(BIN)/python tests/injected.py
+
+far: $(VENV)/dev  ## several machines: a real torchrun, Ray and, where root has installed slurm-wlm and munge, Slurm
+	$(PIP) install --quiet --no-compile --editable '.[ray]'
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/pytest tests/test_nodes.py tests/test_slurm.py tests/test_far.py -v -rs
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .

@@ -65,12 +65,12 @@ def started(place: Path, *options: str, **environment: str) -> background:
 
 def losses(run: RunDir) -> list[float]:
     """The training loss of each step, with all its digits."""
-    told = [json.loads(line) for line in run.events.read_text().splitlines()]
+    told = [json.loads(line) for line in run.events.read_text().splitlines() if line]
     return [each["values"]["loss"] for each in told if each["event"] == "metrics"]
 
 
 def world(run: RunDir) -> int:
-    told: list[dict[str, Any]] = [json.loads(line) for line in run.events.read_text().splitlines()]
+    told: list[dict[str, Any]] = [json.loads(line) for line in run.events.read_text().splitlines() if line]
     return next(int(each["world_size"]) for each in told if each["event"] == "began")
 
 

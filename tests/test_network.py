@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from ax_recipe import hardware, network, plan, recipe
 from ax_recipe.architecture import Shape
 from ax_recipe.hardware import Hardware
 from ax_recipe.settings import Settings, resolve
-from conftest import Invoke
+from conftest import ROOT, Invoke
 
 ADAPTER = 167_772_160  # of r = 64 on every linear layer of Llama 3.1 8B
 NODES = hardware.over(hardware.parse("8xH200-141GB"), 4, 100.0)
@@ -69,3 +70,14 @@ def test_object_storage_is_passed_through(place: str, tmp_path: Path, invoke: In
     rendered = invoke("render", str(tmp_path / "far.yaml"))
     assert rendered.exit_code == 0, rendered.output
     assert f"path: {place}\n" in rendered.output
+
+
+def test_the_page_is_what_its_script_works_out() -> None:
+    spec = importlib.util.spec_from_file_location("scaling", ROOT / "docs/scaling.py")
+    assert spec
+    assert spec.loader
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    written = (ROOT / "docs/nodes.md").read_text(encoding="utf-8")
+    assert written.count(script.BEGIN) == 3
+    assert written == script.page(written), "python docs/scaling.py writes it anew"
