@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from ax_recipe import assets, gathering, rundir
+import slurm_cluster
+from ax_recipe import assets, checkpoints, gathering, rundir
 from ax_recipe.axolotl import Axolotl
 from ax_recipe.rundir import RunDir
 from conftest import ROOT, installed_axolotl
@@ -167,3 +168,41 @@ def test_ray_that_is_not_installed_names_the_extra(command: Command, small_recip
     done = command("run", str(small_recipe), "--nodes", "2", "--launcher", "ray")
     assert done.returncode == 3
     assert "pip install 'ax-recipe[ray]'" in done.stderr
+
+
+@pytest.mark.axolotl
+@pytest.mark.parametrize("launcher", ["torchrun", "ray"])
+def test_a_stop_ends_in_a_whole_checkpoint_of_all_machines(
+    command: Command, place: Path, launcher: str, request: pytest.FixtureRequest
+) -> None:
+    where = ("--head", "127.0.0.1") if launcher == "torchrun" else ("--ray-address", request.getfixturevalue("ray"))
+    with started(place, "--nodes", "2", *where, "--set", "train.max_steps=100000") as viewer:
+        until(lambda: rundir.every(rundir.root()))
+        run = newest()
+        others = [
+            subprocess.Popen(each.split(), env={**os.environ, "HF_HUB_OFFLINE": "1"})
+            for each in gathering.commands(run, run.read_json(run.orders))
+        ]
+        until(lambda: run.events.is_file() and '"metrics"' in run.events.read_text(), DEADLINE_S)
+        assert command("stop").returncode == 0
+        assert viewer.wait(DEADLINE_S) == 130
+        assert [other.wait(60) for other in others] == [0] * len(others)
+    assert "is whole" in run.read_state().stage("train").detail
+    assert checkpoints.newest(run.output, 2)
+
+
+@pytest.mark.axolotl
+def test_a_slurm_job_of_two_nodes_learns_what_one_machine_does(
+    place: Path, alone: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if reason := slurm_cluster.missing():
+        pytest.skip(reason)
+    (tmp_path / "slurm").mkdir()
+    with slurm_cluster.slurm(tmp_path / "slurm") as config:
+        monkeypatch.setenv("SLURM_CONF", str(config))
+        with started(place, "--nodes", "2", "--launcher", "slurm") as viewer:
+            assert viewer.wait(DEADLINE_S) == 0, ended(newest())
+    run = newest()
+    assert run.job.number
+    assert world(run) == 2
+    assert losses(run) == pytest.approx(losses(alone), rel=1e-4)

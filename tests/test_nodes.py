@@ -124,6 +124,17 @@ def test_a_port_in_use_is_refused(command: Command, here: Path) -> None:
     assert "--port names another" in done.stderr
 
 
+@pytest.mark.slow
+def test_a_head_that_cannot_be_reached_is_named(here: Path) -> None:
+    with background([*two(), "--head", "head.invalid"], FAKE_AXOLOTL="ok") as viewer:
+        until(lambda: rundir.every(rundir.root()))
+        with by_hand(newest(), FAKE_AXOLOTL="ok"):
+            assert viewer.wait(DEADLINE_S) == 1
+    detail = newest().read_state().stage("train").detail
+    assert "cannot reach the head at head.invalid:" in detail
+    assert "--head names it otherwise" in detail
+
+
 def test_a_machine_without_the_run_folder_says_so(tmp_path: Path) -> None:
     argv = [sys.executable, str(ROOT / "wrapper/ax_recipe/probes/node.py"), str(tmp_path / "away"), "1"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
@@ -197,6 +208,14 @@ def test_a_machine_that_falls_silent_is_lost(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(RunFailedError, match=r"node 0 \(a\) was lost") as caught:
         found.look(at_once=True)
     assert "--nodes 1 goes on with what is left" in str(caught.value)
+
+
+def test_a_head_that_fails_because_a_machine_is_gone_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = gathered(tmp_path)
+    found.look()
+    monkeypatch.setattr(gathering, "ECHO_S", -1.0)
+    with pytest.raises(RunFailedError, match=r"node 1 \(b\) was lost"):
+        found.judge()
 
 
 def test_a_machine_that_is_none_of_the_attempt_does_not_count(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ DEADLINE_S = 20.0
 pytestmark = pytest.mark.usefixtures("fake_axolotl")
 
 
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
+def until(condition: Callable[[], object], seconds: float = DEADLINE_S) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the condition never came true"
         time.sleep(0.02)

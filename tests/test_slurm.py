@@ -45,6 +45,13 @@ def test_a_job_runs_to_the_end_on_two_nodes(command: Command, recipe: str) -> No
     assert "--gpus-per-node" not in script
 
 
+def test_one_machine_of_slurm_needs_no_srun(command: Command, recipe: str) -> None:
+    done = command("run", recipe, "--until", "train", "--launcher", "slurm", FAKE_AXOLOTL="ok")
+    assert done.returncode == 0, done.stderr
+    assert not newest().nodes.exists()
+    assert json.loads(command("status", "--json").stdout)["job"]["id"] == newest().job.number
+
+
 def test_a_job_is_stopped_half_way_with_a_checkpoint_and_goes_on(command: Command, recipe: str) -> None:
     with background(["run", recipe, *TWO], FAKE_AXOLOTL="hang") as viewer:
         until(lambda: rundir.every(rundir.root()) and newest().events.exists())

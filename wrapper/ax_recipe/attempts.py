@@ -106,8 +106,8 @@ class Attempt:
             reason = self.call.reason(self.watch.needs_s if self.watch else SPARE_S)
             if reason or hung:
                 return reason, hung
-        if self.nodes:
-            self.nodes.look(at_once=True)
+        if self.nodes and child.exit_code():
+            self.nodes.judge()
         return "", ""
 
     def _stop(self, child: process.Child, *, hung: bool) -> None:

@@ -17,6 +17,7 @@ from ax_recipe.observe.alerts import Band
 from ax_recipe.rundir import RunDir, RunState
 from ax_recipe.stages import TITLES
 from ax_recipe.view.dashboard import Dashboard, fits
+from ax_recipe.view.figures import duration
 from ax_recipe.view.plain import PlainLines
 
 # How often a run without a screen is looked at (seconds).
@@ -113,7 +114,8 @@ def summary(run: RunDir, state: RunState) -> str:
     """What a person reads at the end, and from ``status``: every stage, what came of it, and what to do next."""
     lines = [f"{run.name}: {state.status}", *([str(run.job)] if run.job.number else [])]
     for stage in state.stages:
-        took = f" ({stage.ended - stage.started:.0f} s)" if stage.started and stage.ended else ""
+        seconds = stage.ended - stage.started if stage.started and stage.ended else 0.0
+        took = f" ({duration(seconds)})" if seconds >= 1 else ""
         detail = stage.detail.replace("\n", "\n" + " " * 20)
         lines.append(f"  [{MARKS[stage.state]}] {TITLES[stage.name]:<14}{detail or stage.state}{took}")
     return "\n".join([*lines, *_answers(run, state), *_next(run, state)])
@@ -146,5 +148,8 @@ def as_json(run: RunDir, state: RunState) -> str:
          "started": stage.started, "ended": stage.ended}
         for stage in state.stages
     ]  # fmt: skip
-    value = {"run": run.name, "path": str(run.path), "recipe": state.recipe, "status": state.status, "stages": stages}
+    value: dict[str, Any] = {"run": run.name, "path": str(run.path), "recipe": state.recipe, "status": state.status}
+    value["stages"] = stages
+    if run.job.number:
+        value["job"] = {"id": run.job.number, "state": run.job.state or None}
     return json.dumps(value, indent=1)

@@ -109,6 +109,20 @@ class Gathering:
         elif now > self._until:
             raise MissingError(*self._missing())
 
+    def judge(self) -> None:
+        """The head's program has ended with an error: name the machine that is gone, if that is why.
+
+        :raises RunFailedError: one of the others is.
+        """
+        self.look(at_once=True)
+        deadline, said = time.monotonic() + ECHO_S, {node.number: node.told for node in self._nodes}
+        while self._gone and (silent := [each for each in self._at_work() if each.told == said[each.number]]):
+            if time.monotonic() > deadline:
+                raise RunFailedError(*self._lost(silent[0], ECHO_S))
+            time.sleep(LOOK_S)
+            for node in self._nodes:
+                self._hear(node, time.monotonic())
+
     def dismiss(self, code: int | None) -> None:
         """End the attempt, where the head's program ended with ``code``: the others may save and leave first."""
         deadline = time.monotonic() + (LEAVE_S if code == 0 else ECHO_S)
@@ -175,9 +189,12 @@ class Gathering:
                 log = self.run.node_logs("train", self._meeting["attempt"]).get(node.number, self._log)
                 raise ProgramFailedError(f"{node} ended with exit code {node.code}", f"its log: {log}", node.code)
             if node.told["state"] != "ended" and now - node.heard > LOST_S:
-                left = len(self._nodes) - 1
-                hint = f"ax-recipe resume {self.run.name} waits for it, and --nodes {left} goes on with what is left"
-                raise RunFailedError(f"{node} was lost: nothing was heard of it for {LOST_S:.0f} s", hint)
+                raise RunFailedError(*self._lost(node, LOST_S))
+
+    def _lost(self, node: _Node, seconds: float) -> tuple[str, str]:
+        left = len(self._nodes) - 1
+        hint = f"ax-recipe resume {self.run.name} waits for it, and --nodes {left} goes on with what is left"
+        return f"{node} was lost: nothing was heard of it for {seconds:.0f} s", hint
 
 
 def by_hand(run: RunDir, python: str, number: int) -> list[str]:
