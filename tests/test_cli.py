@@ -14,6 +14,7 @@ import yaml
 
 from ax_recipe import stages
 from ax_recipe.cli import STAGES, main
+from ax_recipe.cli.program import GROUPS
 from conftest import Invoke
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -212,3 +213,18 @@ def test_replay_explains_its_verdict_by_every_rule(invoke: Invoke) -> None:
     assert text.startswith("OK: Finished: all steps done")
     assert "against" in text
     assert "hang" in text
+
+
+def test_help_shows_every_verb_once_in_a_line(invoke: Invoke) -> None:
+    shown = [verb for verbs in GROUPS.values() for verb in verbs]
+    assert sorted(shown) == sorted(main.commands)
+    lines = invoke("--help").stdout.splitlines()
+    for name, words in [each for verbs in GROUPS.values() for each in verbs.items()]:
+        assert f"  {name:<10}  {words}" in lines
+
+
+@pytest.mark.usefixtures("fake_axolotl")
+def test_a_sweep_of_one_value_is_no_sweep(invoke: Invoke, small_recipe: Path) -> None:
+    alone = invoke("sweep", str(small_recipe), "--set", "lora.r=8", "--dry-run")
+    assert alone.exit_code == 2
+    assert "--set lora.r=16,64" in alone.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -314,6 +315,15 @@ def test_a_merge_is_measured_against_the_base_with_the_adapter(run: RunDir, invo
     seal.put(run.path)
     for told in (["merge", run.name, "--logits"], ["export", run.name, "--adapter"]):
         assert "is a full fine-tune" in invoke(*told).stderr
+
+
+def test_looking_at_a_merge_changes_nothing(run: RunDir, invoke: Invoke, tmp_path: Path) -> None:
+    before = run.state.read_bytes()
+    looked = invoke("merge", run.name, "--check")
+    assert "tokenizer" in looked.stdout
+    assert run.state.read_bytes() == before
+    shutil.rmtree(tmp_path / "model")
+    assert "has no merged model yet" in invoke("merge", run.name, "--check").stderr
 
 
 def test_a_run_that_is_worked_on_is_left_alone(run: RunDir, invoke: Invoke, server: Server) -> None:

@@ -95,7 +95,7 @@ def test_plan_shows_it(invoke: Invoke, tmp_path: Path) -> None:
     noted(tmp_path / "runs", "pirate-1", found, measured)
     arguments = ("plan", "pirate", "--gpus", "1xH200-141GB", "--runs", str(tmp_path / "runs"))
     text = " ".join(invoke(*arguments).stdout.split())
-    assert "on such cards here: 1 run, foretold active +8.7%" in text
+    assert "1 earlier run here on the same kind of GPU: the forecast was off by +8.7% in active memory" in text
     assert "20 s a step, as pirate-1 measured it" in text
     said = json.loads(invoke(*arguments, "--json").stdout)
     assert said["tokens_per_second"] == pytest.approx(131_072 / 20)
@@ -146,4 +146,4 @@ def test_a_run_writes_down_what_was_foretold_and_what_it_measured(
     note = run.read_json(run.measured)
     assert note["foretold"] == run.read_json(run.orders)["foretold"]
     assert note["measured"].keys() == {"active_gib", "reserved_gib", "step_seconds"}
-    assert "on this machine: 1 run" in command("plan", str(small_recipe)).stdout
+    assert "1 earlier run here on the CPU: " in command("plan", str(small_recipe)).stdout

@@ -150,6 +150,7 @@ def test_a_model_outside_gets_no_verdict_unless_its_weights_alone_are_too_many(i
     ("change", "arguments", "code", "words"),
     [
         ({}, ("--gpus", "1xQ100"), 2, "unknown kind of GPU"),
+        ({}, ("--gpus", "1xA100"), 2, "write one of A100-40GB, A100-80GB"),
         ({}, ("--set", "lora.r=8"), 2, "--set changes a recipe"),
         ({}, ("--seq", "0"), 2, "--seq"),
         ({"base_model": "./elsewhere"}, (), 3, "shape is not known here"),
@@ -195,7 +196,7 @@ def test_the_bars_lie_one_after_the_other_within_the_width(width: int) -> None:
 
 def test_words_say_what_the_bars_show() -> None:
     text = "\n".join(shown(found_for("1xRTX4090-24GB"), 100))
-    for words in ("will not fit", "fullest at the loss", "frees most", "fused loss (Liger)", "steps", "at 2 an hour"):
+    for words in ("will not fit", "fullest at the loss", "frees most", "fused loss (Liger)", "steps", "2.00 an hour"):
         assert words in text
 
 
@@ -219,7 +220,9 @@ def test_a_run_that_will_not_fit_is_not_started_unless_forced(
 
 
 def test_no_verdict_for_the_cpu() -> None:
-    assert "no verdict" in "\n".join(shown(found_for("0"), 80))
+    lines = shown(found_for("0"), 80)
+    assert "on the CPU: about " in lines[0]
+    assert not any(word in "\n".join(lines) for word in ("verdict", "fits", "x 1 GPU"))
 
 
 def test_render_stays_free_of_what_looks_at_runs() -> None:

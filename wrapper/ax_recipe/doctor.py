@@ -63,6 +63,8 @@ def _disk(runs: Path) -> Iterator[Finding]:
         free_gib = shutil.disk_usage(existing).free / 2**30
         writable = os.access(existing, os.W_OK)
         words = f"{folder}: {free_gib:.0f} GiB free" + ("" if writable else ", not writable")
+        if free_gib < ENOUGH_DISK_GIB:
+            words += f"; an 8B model with all that is made of it takes {ENOUGH_DISK_GIB}"
         state: Literal["ok", "absent", "missing"] = "missing" if not writable else "ok"
         yield Finding(name, "absent" if writable and free_gib < ENOUGH_DISK_GIB else state, words)
 

@@ -34,7 +34,7 @@ class Lever:
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """How good forecasts have been: the median of foretold over measured, less one, over ``runs`` on such cards here.
+    """How good forecasts have been: the median of foretold over measured, less one, over ``runs`` on such cards.
 
     ``run`` is the newest one of the very same plan on the same hardware, and ``step_seconds`` what its step took.
     """

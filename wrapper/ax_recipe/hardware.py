@@ -76,7 +76,10 @@ RECENT = Hardware(1, KINDS["H100-80GB"])
 
 
 def parse(text: str | int, usual: GpuKind | None = None) -> Hardware:
-    """Read ``4``, ``4xA100-80GB`` or ``0`` (the CPU); a bare number means GPUs of the ``usual`` kind."""
+    """Read ``4``, ``4xA100-80GB`` or ``0`` (the CPU); a bare number means GPUs of the ``usual`` kind.
+
+    A kind that comes with one size of memory only need not name it: ``4xH200``.
+    """
     match = re.fullmatch(r"(\d{1,4})(?:x(.+))?", str(text).strip())
     if not match:
         raise RecipeError(f"--gpus {text}: not a number of GPUs", "write 4, or 4xA100-80GB, or 0 for the CPU")
@@ -90,9 +93,12 @@ def _kind(name: str) -> GpuKind:
     by_lower = {known.lower(): kind for known, kind in KINDS.items()}
     if name.lower() in by_lower:
         return by_lower[name.lower()]
-    near = get_close_matches(name.lower(), by_lower, n=3, cutoff=0.3)
+    models = [kind for kind in _KINDS if kind.name.partition("-")[0].lower() == name.lower()]
+    if len(models) == 1:
+        return models[0]
+    near = [kind.name.lower() for kind in models] or get_close_matches(name.lower(), by_lower, n=3, cutoff=0.3)
     hint = ", ".join(by_lower[key].name for key in near) or ", ".join(KINDS)
-    raise RecipeError(f"unknown kind of GPU: {name}", f"known and near: {hint}")
+    raise RecipeError(f"which GPU is {name}?" if models else f"unknown kind of GPU: {name}", f"write one of {hint}")
 
 
 def here() -> Hardware:

@@ -169,11 +169,11 @@ def find(name: str) -> Path:
     if looks_like_path:
         if path.is_file():
             return path
-        raise RecipeError(f"{name}: no such recipe file", f"bundled recipes: {', '.join(_names())}")
+        raise RecipeError(f"{name}: no such recipe file", "name another file, or a bundled recipe: `ax-recipe list`")
     if name in _names():
         return assets.recipes() / f"{name}.yaml"
     near = get_close_matches(name, _names(), n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"bundled recipes: {', '.join(_names())}"
+    hint = f"did you mean {' or '.join(near)}?" if near else "`ax-recipe list` shows those there are"
     raise RecipeError(f"no recipe is called {name!r}", f"{hint} (a file needs its .yaml)")
 
 

@@ -295,5 +295,8 @@ def find(runs: Path, name: str | None) -> RunDir:
     matching = [run for run in known if name is None or run.name == name or run.name.startswith(f"{name}-")]
     if matching:  # two runs of one second are called X and X-2
         return next((run for run in matching if run.name == name), matching[0])
-    newest = ", ".join(run.name for run in known[:3]) or "none yet: ax-recipe run pirate-tiny"
-    raise RecipeError(f"no run {name or ''} in {runs}".replace("  ", " "), f"runs there: {newest}")
+    newest = ", ".join(run.name for run in known[:3])
+    raise RecipeError(
+        f"no run {name or ''} in {runs}".replace("  ", " "),
+        f"runs there: {newest}" if known else "`ax-recipe run pirate-tiny` makes one",
+    )

@@ -48,7 +48,7 @@ class Runner:
         # Beside the first stage: asking the training environment what it holds takes a moment of its start.
         threading.Thread(target=environment.record, args=(self.run,)).start()
         for stage in self.orders["stages"]:
-            why = "asked for" if stage["name"] in again else "" if again else self._due(stage["name"])
+            why = "done again: asked for" if stage["name"] in again else "" if again else self._due(stage["name"])
             if why and not self._do(stage, why):
                 return 130 if self.state.stage(stage["name"]).state == "interrupted" else 1
             if stage["name"] == until:

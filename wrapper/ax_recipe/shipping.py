@@ -107,6 +107,17 @@ def make_whole(folder: Path, *, change: bool) -> tuple[Check, ...]:
     return mend.mend(folders) if change else merged.examine(folders)
 
 
+def model_of(run: RunDir) -> Path:
+    """The folder with the whole model of a run.
+
+    :raises RecipeError: it was not merged yet.
+    """
+    folder = Path(run.read_json(run.orders)["model"])
+    if not folder.is_dir():
+        raise RecipeError(f"{run.name} has no merged model yet", f"ax-recipe resume {run.name}")
+    return folder
+
+
 def compare(run: RunDir) -> Check:
     """How far the merge's logits are from those of the base with the adapter, measured on the recipe's questions.
 

@@ -27,6 +27,51 @@ STAGES = ("base", "preprocess", "train", "evaluate", "merge", "check-merge", "ex
 
 # Those of cluster.LAUNCHERS, likewise.
 LAUNCHERS = ("torchrun", "slurm", "ray")
+# What `ax-recipe --help` shows: every verb once, in a line.
+GROUPS = {
+    "Before a run": {
+        "list": "the bundled recipes",
+        "show": "a recipe as its file has it",
+        "new": "a recipe of your own, by at most six questions",
+        "check": "all that is wrong with a recipe or an Axolotl YAML",
+        "explain": "LoRA, packing, loss, ... in plain words, or a finding",
+        "data": "every row of the data: tokens, masks, flaws",
+        "plan": "memory, time and cost, foretold",
+        "render": "the Axolotl YAML, and where each key came from",
+    },
+    "A run": {
+        "run": "train, evaluate, merge, export and try a recipe",
+        "watch": "the dashboard of a run, live or replayed",
+        "status": "how far a run has come",
+        "stop": "stop with a whole checkpoint",
+        "resume": "go on where a run was stopped or failed",
+        "sweep": "a run for each combination of values, ranked",
+    },
+    "After a run": {
+        "runs": "all runs, and what came out",
+        "compare": "runs side by side",
+        "report": "a run as one HTML file",
+        "advise": "what to change for the next run",
+        "evaluate": "the tuned model against its base",
+        "diagnose": "why a run, or that of any Axolotl log, ended",
+        "reproduce": "the same run again",
+        "rm": "remove a run",
+    },
+    "The model": {
+        "merge": "merge an adapter, examine and mend the merge",
+        "export": "Modelfile and weights for Ollama",
+        "deploy": "bring it into Ollama, and prove it there",
+        "chat": "talk to it",
+        "bench": "its speed as adapter, merged and quantised",
+        "size": "its size in each precision, and what contexts cost",
+    },
+    "Besides": {
+        "doctor": "what this machine has for a run",
+        "replay": "the state that any Axolotl log ends in",
+        "schema": "the JSON Schema of recipes, for editors",
+        "completion": "TAB for bash, zsh and fish",
+    },
+}
 
 
 class Verbs(click.Group):
@@ -35,6 +80,12 @@ class Verbs(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click asks so
         """Keep the verbs in the order in which a person meets them."""
         return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Show the verbs by what they are for; a list of thirty is not read."""
+        for title, verbs in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:<10}", words) for name, words in verbs.items()])
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run a verb and leave with its exit code."""
@@ -127,7 +178,8 @@ explain_option = click.option("--explain", is_flag=True, help="Show every rule o
 @click.group(
     cls=Verbs,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="\b\nStart here, with no GPU and no downloads:\n  ax-recipe run pirate-tiny",
+    epilog="\b\nStart here, with no GPU and no downloads:\n  ax-recipe run pirate-tiny\n\n"
+    "`ax-recipe COMMAND --help` has the options of each, and an example.",
 )
 @click.version_option(__version__, prog_name="ax-recipe")
 def main() -> None:

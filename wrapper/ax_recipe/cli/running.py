@@ -73,7 +73,9 @@ def run(
     trusting.refuse(wanted, warnings, trusted=trust)
     before = None if new else earlier.find(prepared)
     if before:
-        click.echo(f"{before.name} is this very run: goes on with it (--new starts another)", err=True)
+        at_end = before.current_state().status == "finished"
+        goes_on = "and has finished: this came out" if at_end else "so it goes on"
+        click.echo(f"{before.name} is this very run, {goes_on} (--new starts another)", err=True)
         return again(str(before.path), runs, (), as_json, trust, (on_oom, on_hang, time_limit), until)
     only = STAGES[: STAGES.index(until) + 1] if until else ()
     if prepared.forecast and not as_json:
@@ -209,6 +211,7 @@ def sweep(
     from ax_recipe import axolotl as environment
     from ax_recipe import hardware, preparing, recipe, rundir
     from ax_recipe import sweep as sweeps
+    from ax_recipe.errors import RecipeError
     from ax_recipe.view import sweep as view
 
     wishes, machine = sweeps.Wishes(**told, trusted=trust), hardware.here()
@@ -216,6 +219,8 @@ def sweep(
     offered = hardware.lend(gpus, machine, machine) if wishes.gpus_each else lent
     place = sweeps.Place(rundir.root(runs), environment.find(axolotl), lent, sweeps.device_sets(offered, lent.count))
     found = sweeps.Sweep(name, wishes, place)
+    if not found.varied:
+        raise RecipeError("nothing to try: no --set gives a key two values", "for example --set lora.r=16,64")
     found.check()
     if not dry_run:
         try:

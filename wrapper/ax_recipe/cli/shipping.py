@@ -45,7 +45,7 @@ def evaluate(name: str | None, runs: str | None, as_json: bool, gate: bool, **to
 
 @main.command(epilog=example("ax-recipe merge", "ax-recipe merge ./outputs/pirate --check"))
 @click.argument("name", required=False, metavar="[RUN|FOLDER]")
-@click.option("--check", "look", is_flag=True, help="Only look, and change nothing (of a folder).")
+@click.option("--check", "look", is_flag=True, help="Only look, and change nothing.")
 @click.option("--logits", is_flag=True, help="Only measure a run's merge against its base with the adapter on it.")
 @runs_option
 @json_option
@@ -58,6 +58,8 @@ def merge(name: str | None, look: bool, logits: bool, runs: str | None, as_json:
         return _show_checks(shipping.make_whole(found, change=not look), as_json)
     if logits:
         return _show_checks([shipping.compare(found)], as_json)
+    if look:
+        return _show_checks(shipping.make_whole(shipping.model_of(found), change=False), as_json)
     return again(str(found.path), runs, ("merge", "check-merge"), as_json)
 
 

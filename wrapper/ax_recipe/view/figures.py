@@ -22,6 +22,11 @@ def clean(text: str, *, ascii_only: bool = False) -> str:
     return plain.translate(_ASCII).encode("ascii", "replace").decode() if ascii_only else plain
 
 
+def counted(number: int, one: str, more: str = "s") -> str:
+    """``1 run``, ``2 runs``; ``more`` is what the plural ends in."""
+    return f"{number:,} {one}{'' if number == 1 else more}"
+
+
 def duration(seconds: float | None) -> str:
     """``42s``, ``12m 40s``, ``3h 07m``, ``2d 04h``; ``-`` when unknown."""
     if seconds is None or not math.isfinite(seconds):

@@ -13,7 +13,7 @@ from rich.text import Text
 from ax_recipe.choose import Choice
 from ax_recipe.forecast import Forecast
 from ax_recipe.memory import FITS, TIGHT, WILL_NOT_FIT, Parts
-from ax_recipe.view.figures import clean, duration
+from ax_recipe.view.figures import clean, counted, duration
 from ax_recipe.view.row import style
 
 _BADGES = {FITS: "OK", TIGHT: "WATCH", WILL_NOT_FIT: "STOP"}
@@ -66,12 +66,13 @@ def _notes(forecast: Forecast) -> Iterator[Text]:
     found = forecast.experience
     if found:
         said = [
-            f"{word} {off:+.1%}"
-            for word, off in (("active", found.active_off), ("step time", found.step_off))
-            if off is not None
+            f"{share:+.1%} in {word}"
+            for word, share in (("active memory", found.active_off), ("step time", found.step_off))
+            if share is not None
         ]
-        plural = "s" if found.runs > 1 else ""
-        yield Text(f"on such cards here: {found.runs} run{plural}, foretold {', '.join(said) or 'nothing measured'}")
+        off = f"the forecast was off by {', '.join(said)}" if said else "nothing was measured"
+        card = "the same kind of GPU" if forecast.card_gib else "the CPU"
+        yield Text(f"{counted(found.runs, 'earlier run')} here on {card}: {off}")
 
 
 def picture(forecast: Forecast, width: int, *, ascii_only: bool = False) -> RenderableType:
@@ -85,20 +86,21 @@ def picture(forecast: Forecast, width: int, *, ascii_only: bool = False) -> Rend
 
 def _headline(forecast: Forecast) -> Text:
     needed, card = forecast.memory.card_gib, forecast.card_gib
-    size = f"{needed:.1f} GiB"
-    if card:
-        size = f"{needed:.1f} of {card:.1f} GiB on each GPU, {needed / card:.0%}"
+    begins = Text.assemble((clean(forecast.name), style("title")), f" on {forecast.hardware}: ")
+    if not card:  # how much of a machine's memory is free for a run, nobody knows beforehand
+        return begins.append(f"about {needed:.1f} GiB of memory")
+    size = f" ({needed:.1f} of {card:.1f} GiB on each GPU, {needed / card:.0%})"
     words = {"unknown": "no verdict"}.get(forecast.verdict, forecast.verdict)
-    badge = (words, style(_BADGES.get(forecast.verdict, "strong")))
-    return Text.assemble((clean(forecast.name), style("title")), f" on {forecast.hardware}: ", badge, f" ({size})")
+    return Text.assemble(begins, (words, style(_BADGES.get(forecast.verdict, "strong"))), size)
 
 
 def _about(forecast: Forecast) -> Text:
     shape, s = forecast.shape, forecast.settings
+    gpus = f" x {counted(s.gpus, 'GPU')}" if forecast.card_gib else ""
     at_least = "at least " if shape.outside else ""
     words = (
         f"{clean(shape.name)}, {at_least}{_billions(shape.parameters)} parameters, {s.method}, {s.layout}; "
-        f"{s.micro_batch} x {s.slots // s.micro_batch} tokens x {s.accumulation} passes x {s.gpus} GPUs a step"
+        f"{s.micro_batch} x {s.slots // s.micro_batch} tokens x {counted(s.accumulation, 'pass', 'es')}{gpus} a step"
     )
     return Text(words, style("label"))
 
@@ -146,7 +148,7 @@ def _levers(forecast: Forecast) -> Table:
 
 def _times(forecast: Forecast) -> Iterator[Text]:
     t = forecast.timing
-    cost = "" if t.cost is None else f", {t.cost:,.2f} at {forecast.price:g} an hour and GPU"
+    cost = "" if t.cost is None else f", costs {t.cost:,.2f} at {forecast.price:.2f} an hour a GPU"
     yield Text(
         f"{t.steps:,} steps of {t.tokens_per_step:,} tokens, {t.tokens_per_second:,.0f} tokens/s: "
         f"{duration(t.seconds)} ({t.assumed[0]}){cost}"

@@ -83,7 +83,7 @@ def cells(found: Sweep, results: Sequence[Result], number: int) -> list[str]:
 def _closing(found: Sweep, results: Sequence[Result]) -> Iterator[str]:
     best = results[0]
     if not math.isfinite(best.eval_loss):
-        yield "no trial has a held-out loss"
+        yield "no trial has a held-out loss yet"
         return
     yield sure(sweep.lead(found, results))
     yield f"Take the best further: ax-recipe resume {best.trial.run}"
