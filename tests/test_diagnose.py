@@ -56,6 +56,14 @@ def test_each_recorded_failure_is_named_with_its_line(sample: Sample) -> None:
     assert found.evidence.text in line
 
 
+def test_an_interrupt_is_shown_by_its_own_line_not_by_what_python_says_after_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    said = 'Traceback (most recent call last):\n  File "train.py", line 3\nKeyboardInterrupt\nwandb: Synced\n'
+    log.write_text(" 30%|###       | 3/10 [00:03<00:07,  1.00s/it]\n" + said, encoding="utf-8")
+    found = diagnose(log)
+    assert (found.cause, found.evidence and found.evidence.text) == ("interrupted", "KeyboardInterrupt")
+
+
 def test_every_sample_is_listed_and_every_cause_has_one() -> None:
     assert sorted(path.stem for path in FAILURES.glob("*.log")) == sorted(sample.name for sample in SAMPLES)
     shown = {sample.cause for sample in SAMPLES} | {cause for cause, _, _ in ENDED.values()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ax_recipe.observe.events import (
+    Began,
     Completed,
     Config,
     Crashed,
@@ -51,6 +53,10 @@ def metrics(lines: Iterable[str]) -> dict[str, float]:
 
 def phases(name: str) -> list[str]:
     return [event.name for event in events(log(name)) if isinstance(event, Phase)]
+
+
+def _rankless(event: Event) -> Event:
+    return replace(event, rank=None) if isinstance(event, Crashed) else event
 
 
 def steps(found: list[Event]) -> list[int]:
@@ -112,6 +118,40 @@ def test_a_prefix_before_every_line_changes_nothing(prefix: str) -> None:
     plain = [event for event in parse(lines) if not isinstance(event, Line)]
     found = [event for event in parse(prefix + line for line in lines) if not isinstance(event, Line)]
     assert found == plain
+
+
+@pytest.mark.parametrize("name", ["2ranks-ok", "2ranks-missing-dataset", "1gpu-out-of-memory", "interrupted"])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "2026-11-20T09:12:33.123456789Z ",
+        "2026-11-20T09:12:33.123456789Z stderr F ",
+        "2026-11-20 09:12:33 ",
+        "[pod/trainer-0/main] ",
+        "[pod/trainer-0/main] 2026-11-20T09:12:33.1Z ",
+        "trainer-1  | ",
+        "Nov 20 09:12:33 ",
+        "Nov 20 09:12:33 gpu1 axolotl[1821]: ",
+        "train\tRun\t2026-11-20T09:12:33.1234567Z ",
+        "0: ",
+    ],
+)
+def test_what_collectors_put_before_lines_changes_no_end_and_no_number(name: str, prefix: str) -> None:
+    plain = log(name).decode()
+    kept = "".join(prefix + line for line in plain.splitlines(keepends=True))
+    told = (Config, Metrics, Evaluation, Crashed, Interrupted)
+    ends = [[event for event in events(text.encode()) if isinstance(event, told)] for text in (plain, kept)]
+    assert [_rankless(event) for event in ends[1]] == [_rankless(event) for event in ends[0]]
+    assert ends[0]
+
+
+def test_a_terminal_that_shows_a_key_before_a_traceback_hides_nothing() -> None:
+    assert isinstance(parse(["^CTraceback (most recent call last):", "KeyboardInterrupt"])[-1], Crashed)
+
+
+def test_the_total_is_read_where_no_bar_tells_it() -> None:
+    line = "[INFO|trainer.py:2409] 2026-11-22 13:00:00,123 >>   Total optimization steps = 1,200"
+    assert Began(1200) in parse([line])
 
 
 def test_a_bar_and_what_is_glued_behind_it_are_both_read() -> None:

@@ -192,6 +192,15 @@ def test_success_is_the_last_step_not_exit_code_0() -> None:
     assert after(StageStarted("train"), *steps(1, 10, 10), StageEnded("train", 0)).status == "finished"
 
 
+def test_the_trainers_summary_is_the_end_of_a_log_that_tells_no_total(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("{'loss': 1.2, 'grad_norm': 0.5, 'epoch': 1.0}\n", encoding="utf-8")
+    assert replay(log).status == "running"
+    with log.open("a", encoding="utf-8") as file:
+        file.write("{'train_runtime': 20.1, 'train_loss': 1.51, 'epoch': 1.0}\n")
+    assert replay(log).status == "finished"
+
+
 def test_the_first_cause_outlives_the_noise_after_it() -> None:
     cause = Crashed("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB.", 3)
     noise = Crashed("torch.distributed.elastic.multiprocessing.errors.ChildFailedError: ", None)

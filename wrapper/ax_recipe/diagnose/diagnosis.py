@@ -204,11 +204,16 @@ def _by_end(reading: Reading, exit_code: int | None) -> _Finding:
     status = reading.state.status
     note = f" It ended with exit code {code}, and nobody says why." if code else ""
     if status == "interrupted":
-        return _Finding(table.BY_NAME["interrupted"], reading.interrupted or last, note=note)
+        return _Finding(table.BY_NAME["interrupted"], reading.interrupted or _asked(reading) or last, note=note)
     if status == "failed":
         cause = table.BY_NAME[name or ("rank-died" if reading.root else "unknown")]
         return _Finding(cause, last, note=note)
     return _Finding(table.NONE if status == "finished" else table.RUNNING, last)
+
+
+def _asked(reading: Reading) -> Said | None:
+    """Where a traceback ends in what Python makes of Ctrl-C or a signal."""
+    return next((said for failure in reading.failures for said in failure.said if _NOISE.match(said.text)), None)
 
 
 def _told(finding: _Finding, reading: Reading, case: Case, stage: StageRecord | None) -> Diagnosis:

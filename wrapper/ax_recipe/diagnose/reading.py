@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ax_recipe.diagnose.causes.table import signed
+from ax_recipe.observe.collected import bare
 from ax_recipe.observe.events import Config, Crashed, Event, Interrupted, Line, Metrics, Phase, Warned
 from ax_recipe.observe.log import LogReader
 from ax_recipe.observe.state import State, advance
@@ -43,15 +44,6 @@ _RANK = re.compile(r"\s+rank\s+: (\d+) \(local_rank")
 _CODE = re.compile(r"\s+exitcode\s+: (-?\d+)")
 _FAILED = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)")
 _RETURNED = re.compile(r"exits with return code = (-?\d+)")  # DeepSpeed's launcher
-# What collectors of logs put before each line: "2026-11-22T13:00:00.123Z stderr F ", "Nov 22 13:00:00 host app[12]: ",
-# "trainer-1  | ", and the task of `srun --label`, "3: "; never Axolotl's own stamp, which a level follows.
-_COLLECTED = re.compile(
-    r"(?:[\w.-]{1,60}-\d+ +\| )?"
-    r"(?:\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?[ \t]"
-    r"(?!\[[A-Z]+\] \[)(?:\[(?:DEBUG|INFO|WARNING|ERROR)\] |std(?:out|err) [FP] )?"
-    r"|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ [\w.-]+(?:\[\d+\])?: )?"
-    r"(?: {0,3}(?P<task>\d{1,4}): (?=[ \[\w│╭╰]))?"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +128,7 @@ class _Reader:
     def read(self, file: BinaryIO) -> Reading:
         number = 1
         for number, text in _pieces(file):
-            found = _COLLECTED.match(text)
-            text = text[found.end() :] if found else text
-            task = int(found["task"]) if found and found["task"] else None
+            text, task = bare(text)
             for event in self._log.feed(text):
                 self._take(number, event, text, task)
         for event in self._log.finish(_is_closed(file)):

@@ -1,7 +1,7 @@
 """Lines of any Axolotl log become typed events; what no rule knows becomes a ``Line``, and nothing ever raises.
 
 Read with Axolotl 0.11 to 0.19 in mind, stdout and stderr together, plain or with the prefixes that torchrun
-(``[default0]:``), torch (``[rank0]:``) and Ray (``(RayTrainWorker pid=7)``) put before every line.
+(``[default0]:``), torch (``[rank0]:``), Ray (``(RayTrainWorker pid=7)``) and collectors put before every line.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from functools import lru_cache
 
+from ax_recipe.observe.collected import bare
 from ax_recipe.observe.events import (
     Began,
     Completed,
@@ -132,11 +133,12 @@ class LogReader:
             elif self._config is not None and line.startswith(_JSON_STARTS) and line != "}":
                 self._config.append(line)
             elif line and not line.isspace():
-                self._at_bar = False
                 if not self._phase:
                     self._enter("importing", events)
-                if not (line.startswith("{'") and self._dictionary(line, events)):
-                    self._part(line, "", None, events)
+                if line.startswith("{'") and self._dictionary(line, events):
+                    self._at_bar = False
+                else:
+                    self._whole(line, events)
         return events
 
     def finish(self, closed: bool) -> list[Event]:
@@ -153,6 +155,12 @@ class LogReader:
             events.append(Crashed("the log ends inside a traceback", None, self._time))
         self._traces.clear()
         return events
+
+    def _whole(self, line: str, events: list[Event]) -> None:
+        text, task = bare(line)
+        if text and not text.isspace():
+            self._at_bar = False
+            self._part(text, "" if task is None else f"{task}:", task, events)
 
     def _part(self, line: str, key: str, rank: int | None, events: list[Event]) -> None:
         """Take apart what one line holds: prefix, bar, dictionary, stamped message, in any combination."""
@@ -365,7 +373,7 @@ class LogReader:
         self._enter("preparing", events)
 
     def _loose(self, line: str, key: str, rank: int | None, events: list[Event]) -> None:
-        if line.startswith("Traceback (most recent call last)"):
+        if line.lstrip("^C").startswith("Traceback (most recent call last)"):  # a terminal shows Ctrl-C as ^C
             self._traces.add(key)
         elif line.startswith(("Exception ignored in", "Exception in thread", "--- Logging error ---")):
             self._harmless = True

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 from ax_recipe.observe.events import (
+    Began,
     Completed,
     Crashed,
     Evaluation,
@@ -57,6 +58,10 @@ def _evaluated(found: re.Match[str], time: float | None) -> Event:
 def _parameters(found: re.Match[str], time: float | None) -> Event:
     trainable, total = (int(text.replace(",", "") or 0) for text in found.groups())
     return Parameters(trainable, total, time)
+
+
+def _counted(found: re.Match[str], time: float | None) -> Event:
+    return Began(int(found[1].replace(",", "")), time=time)
 
 
 def _interrupted(found: re.Match[str], time: float | None) -> Event:
@@ -129,6 +134,8 @@ MESSAGES: tuple[Phrase, ...] = (
 
 # Said by anybody, on a line of its own.
 NOTICES: tuple[Phrase, ...] = (
+    # [INFO|trainer.py:2409] 2026-11-22 13:00:00,123 >>   Total optimization steps = 1,200   (transformers' trainer)
+    _phrase("optimization", r"Total optimization steps = ([\d,]*\d)", _counted),
     # trainable params: 167,772,160 || all params: 8,198,033,408 || trainable%: 2.0465
     _phrase("trainable", r"trainable params: ([\d,]+) \|\| all params: ([\d,]+)", _parameters),
     # [transformers] torch.distributed process group is initialized, but parallel_mode != ParallelMode.DISTRIBUTED. In

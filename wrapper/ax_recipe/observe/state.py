@@ -325,7 +325,9 @@ def _whole(state: State) -> bool:
         return True
     if (state.config or {}).get("early_stopping_patience"):
         return True
-    return state.total_steps is not None and state.step >= state.total_steps
+    if state.total_steps is None:  # a log without bars: the trainer's own summary is all there is
+        return bool(state.summary)
+    return state.step >= state.total_steps
 
 
 def _settle(state: State, status: Status, reason: str | None = None) -> None:
