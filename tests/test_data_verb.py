@@ -105,6 +105,45 @@ def test_bad_rows_are_named_with_file_and_line(place: Path, invoke: Invoke) -> N
     assert (found["rows"], found["broken"], found["duplicates"], result.exit_code) == (8, 5, 1, 2)
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "line", "words"),
+    [
+        ("torn.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 3)[:-9], 1, "no whole gzip file"),
+        ("plain.jsonl.gz", b'{"text": "a"}\n', 1, "no whole gzip file"),
+        ("latin.jsonl", '{"text": "a"}\n{"text": "caf\u00e9"}\n'.encode("latin-1"), 2, "no UTF-8, column 14"),
+        ("latin.json", '[{"text": "a"},\n{"text": "caf\u00e9"}]'.encode("latin-1"), 2, "no UTF-8"),
+        ("latin.txt", "a\ncaf\u00e9\n".encode("latin-1"), 2, "no UTF-8, column 4"),
+        ("latin.csv", "text\na\ncaf\u00e9\n".encode("latin-1"), 3, "no UTF-8"),
+        ("wide.csv", b"text\na\nb,c\n", 3, "2 cells where the head has 1"),
+        ("null.jsonl", b'{"messages": null}\n', 1, "has no turns, it has messages"),
+        ("none.jsonl", b'{"messages": [null]}\n', 1, "has no turns, it has messages"),
+        ("mixed.jsonl", b'{"text": "a"}\n{"instruction": "a", "output": "b"}\n', 2, "has the form alpaca"),
+    ],
+)
+def test_what_is_no_row_is_named_and_never_a_traceback(
+    name: str, data: bytes, line: int, words: str, place: Path, invoke: Invoke
+) -> None:
+    (place / name).write_bytes(data)
+    found = answer(invoke, name)["problems"]
+    assert [(problem["severity"], problem["line"]) for problem in found] == [("error", line)]
+    assert words in found[0]["message"]
+
+
+@pytest.mark.parametrize(
+    ("row", "share"),
+    [
+        ({"prompt": "abcdabc", "completion": "c", "label": True}, 0.5),
+        ({"segments": [{"label": False, "text": "abcd" * 3}, {"label": True, "text": "efgh"}]}, 0.25),
+    ],
+)
+def test_short_answers_and_segments_are_trained_without_a_type(
+    row: dict[str, Any], share: float, place: Path, invoke: Invoke
+) -> None:
+    (place / "some.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    found = answer(invoke, "some.jsonl")
+    assert (found["problems"], found["trained_share"]) == ([], share)
+
+
 def test_all_masked_data_is_an_error(place: Path, invoke: Invoke) -> None:
     path = config(place, datasets=[{"path": "rows.jsonl", "type": "chat_template", "roles_to_train": ["system"]}])
     result = invoke("data", path, "--json")

@@ -38,7 +38,12 @@ class ByCharacters:
 def _about(segments: Sequence[Segment]) -> Counted:
     trained = sum(stop - start for segment in segments for start, stop in segment.trained)
     total = sum(len(segment.text) for segment in segments)
-    return round(total / CHARACTERS), round(trained / CHARACTERS)
+    return _tokens(total), _tokens(trained)
+
+
+def _tokens(characters: int) -> int:
+    """An answer of one letter is one token, not none."""
+    return max(round(characters / CHARACTERS), min(characters, 1))
 
 
 class ByTokenizer:

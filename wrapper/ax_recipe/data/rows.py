@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -18,6 +19,7 @@ KINDS = {".jsonl": "json", ".json": "json", ".ndjson": "json", ".csv": "csv", ".
 
 _CHUNK = 1 << 20  # characters
 _LONGEST_ROW = 64 << 20  # characters of one item of a JSON array, beyond which it counts as broken
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # as surrogateescape gives the bytes that are none
 _SLICE = re.compile(r"\w+\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\]")
 
 
@@ -99,21 +101,27 @@ def _index(text: str, total: int) -> int:
 
 
 def _file(path: Path, kind: str | None) -> Iterator[Row]:
+    line = 0
     with _opened(path) as file:
-        if kind == "csv":
-            yield from _csv(file, str(path))
-        elif kind == "text":
-            for number, line in enumerate(file, 1):
-                yield Row(str(path), number, {"text": line.rstrip("\n")})
-        elif _is_array(file):
-            yield from _array(file, str(path))
-        else:
-            yield from _lines(file, str(path))
+        try:
+            for row in _rows(file, str(path), kind):
+                line = row.line
+                yield row
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            yield Row(str(path), line + 1, None, f"no whole gzip file: {error}")
+
+
+def _rows(file: IO[str], name: str, kind: str | None) -> Iterator[Row]:
+    if kind == "csv":
+        return _csv(file, name)
+    if kind == "text":
+        return (_text(line.rstrip("\n"), name, number) for number, line in enumerate(file, 1))
+    return _array(file, name) if _is_array(file) else _lines(file, name)
 
 
 def _opened(path: Path) -> IO[str]:
     raw: Any = gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")  # noqa: SIM115 - closed by the caller
-    return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace", newline="\n")
+    return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
 
 
 def _is_array(file: IO[str]) -> bool:
@@ -130,6 +138,8 @@ def _lines(file: IO[str], name: str) -> Iterator[Row]:
 
 
 def _row(text: str, name: str, number: int) -> Row:
+    if not text.isascii() and (found := _NOT_UTF8.search(text)):
+        return Row(name, number, None, f"no UTF-8, column {found.start() + 1}")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -137,6 +147,13 @@ def _row(text: str, name: str, number: int) -> Row:
         where = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         return Row(name, number, None, f"no JSON: {what}{where}")
     return _checked(value, name, number)
+
+
+def _text(text: str, name: str, number: int) -> Row:
+    found = None if text.isascii() else _NOT_UTF8.search(text)
+    return (
+        Row(name, number, None, f"no UTF-8, column {found.start() + 1}") if found else Row(name, number, {"text": text})
+    )
 
 
 def _checked(value: Any, name: str, number: int) -> Row:
@@ -165,7 +182,8 @@ def _array(file: IO[str], name: str) -> Iterator[Row]:
         except (ValueError, RecursionError):
             complete, end = False, 0
         if complete and end:
-            yield _checked(value, name, line)
+            wild = not buffer.isascii() and _NOT_UTF8.search(buffer, 0, end)
+            yield Row(name, line, None, "no UTF-8") if wild else _checked(value, name, line)
             line += buffer.count("\n", 0, end)
             buffer = buffer[end:]
         elif ended or len(buffer) > _LONGEST_ROW:
@@ -189,7 +207,12 @@ def _csv(file: IO[str], name: str) -> Iterator[Row]:
     line = 2
     try:
         for value in reader:
-            yield Row(name, line, {str(key): cell for key, cell in value.items() if key is not None})
+            cells = {str(key): cell for key, cell in value.items() if key is not None}
+            extra = value.get(None)  # where DictReader puts cells without a column
+            broken = f"{len(cells) + len(extra)} cells where the head has {len(cells)}" if extra else None
+            if any(cell and not cell.isascii() and _NOT_UTF8.search(cell) for cell in cells.values()):
+                broken = "no UTF-8"
+            yield Row(name, line, None if broken else cells, broken)
             line = reader.line_num + 1
     except csv.Error as error:
         yield Row(name, line, None, f"no CSV: {error}")

@@ -57,7 +57,7 @@ def reader(dataset: Mapping[str, Any], keys: Mapping[str, Any], template: Templa
     if name == "input_output":
         return _segments
     if kind is None:
-        return lambda row: _guessed(row, dataset, keys, template, eos)
+        return _Guessed(dataset, keys, template, eos)
     return _Instruction(dataset, eos, trains_all=bool(keys.get("train_on_inputs")))
 
 
@@ -151,16 +151,39 @@ def _said(value: Any) -> str:
     return "\n".join(_said(each) for each in value) if isinstance(value, list) else str(value)
 
 
-def _guessed(
-    row: Mapping[str, Any], dataset: Mapping[str, Any], keys: Mapping[str, Any], template: Template, eos: str
+class _Guessed:
+    """Reads rows whose dataset has no type: tokens, or the form that they look like, which is one for all of them."""
+
+    def __init__(self, dataset: Mapping[str, Any], keys: Mapping[str, Any], template: Template, eos: str) -> None:
+        self._how = dataset, keys, template, eos
+        self._form: str | None = None
+
+    def __call__(self, row: Mapping[str, Any]) -> Sample:
+        form = formats.recognise(row)
+        sample = _of_form(form, row, *self._how)
+        self._form = self._form or form.name
+        if form.name != self._form:
+            raise TurnsError(f"has the form {form.name}, and the rows before it {self._form}")
+        return sample
+
+
+def _of_form(
+    form: formats.Form,
+    row: Mapping[str, Any],
+    dataset: Mapping[str, Any],
+    keys: Mapping[str, Any],
+    template: Template,
+    eos: str,
 ) -> Sample:
-    """A row whose dataset has no type: tokens, or the form that it looks like."""
-    form = formats.recognise(row)
     if form.name == formats.TOKENS:
         ids, labels = row.get("input_ids") or [], row.get("labels") or []
         return Sample(counted=(len(ids), sum(label != -100 for label in labels) if labels else len(ids)))
+    if isinstance(row.get("segments"), list):
+        return _segments(row)
     if form.name == formats.CHAT:
-        named = {"role": "from", "content": "value"} if "from" in row[str(form.field)][0] else {}
+        if form.field is None:
+            raise TurnsError(f"has no turns, it has {', '.join(map(str, list(row)[:6])) or 'nothing'}")
+        named = {"role": "from", "content": "value"} if "from" in row[form.field][0] else {}
         chat = {**dataset, "field_messages": form.field, "message_property_mappings": named}
         return _Chat(chat, keys, template)(row)
     if form.name in {formats.PREFERENCE, formats.RATED}:
