@@ -17,12 +17,14 @@ import pytest
 import yaml
 
 from ax_recipe import belonging, cluster, gathering, rundir
+from ax_recipe.cli import program
 from ax_recipe.cluster import Cluster
 from ax_recipe.errors import RecipeError, RunFailedError
 from ax_recipe.gathering import Gathering
 from ax_recipe.rundir import RunDir, StageRecord
 from conftest import ROOT
 from test_runner import Command, background, newest, states, until
+from test_survive import OOM_LOG
 
 DEADLINE_S = 60.0
 
@@ -102,6 +104,19 @@ def test_a_machine_that_fails_is_named_and_ends_the_others(here: Path) -> None:
     assert "bad-config (importing, node 1)" in detail
     assert "train.1.node1.log" in detail
     assert not belonging.processes(run)
+
+
+@pytest.mark.slow
+def test_a_machine_stays_for_the_next_attempt(here: Path) -> None:
+    rows = ("--set", "train.global_batch_size=8", "--set", "train.micro_batch_size=2", "--on-oom", "retry")
+    told = {"FAKE_AXOLOTL": "oom", "FAKE_LOG": str(OOM_LOG)}
+    with background([*two(), *rows], **told) as viewer:
+        until(lambda: rundir.every(rundir.root()))
+        with by_hand(newest(), **told) as node:
+            assert viewer.wait(DEADLINE_S) == 0
+            assert node.wait(DEADLINE_S) == 0
+    assert newest().read_state().stage("train").attempt == 2
+    assert newest().node_logs("train", 2)[1].is_file()
 
 
 @pytest.mark.slow
@@ -238,6 +253,10 @@ def test_a_machine_that_is_none_of_the_attempt_does_not_count(tmp_path: Path) ->
 def test_what_contradicts_itself_is_refused(told: dict[str, object], words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         cluster.asked(**told)  # type: ignore[arg-type]
+
+
+def test_the_command_knows_every_launcher() -> None:
+    assert program.LAUNCHERS == cluster.LAUNCHERS
 
 
 def test_one_machine_is_the_default() -> None:

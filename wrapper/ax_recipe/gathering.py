@@ -75,7 +75,7 @@ class Gathering:
     def call(self) -> None:
         """Say where and for what to meet; start the others where ssh does."""
         self.run.nodes.mkdir(exist_ok=True)
-        for path in self.run.nodes.glob("*.json"):
+        for path in self.run.nodes.glob("[0-9]*.json"):
             path.unlink()
         self._say()
         if self.cluster["launcher"] != "torchrun":

@@ -222,6 +222,8 @@ def shown(prepared: Prepared) -> str:
         lines.append(f"# {stage['name']}" + (f": left out, {stage['skip']}" if stage["skip"] else ""))
         if not stage["skip"]:
             lines += [shlex.join(argv) for argv in stage["argvs"]]
+    if script := prepared.files.get(prepared.run.script.name):
+        lines.append(script)
     environment = next(stage["environment"] for stage in prepared.orders["stages"] if stage["environment"])
     lines.append("# each with")
     lines += [f"#   {name}={shlex.quote(value)}" for name, value in environment.items()]

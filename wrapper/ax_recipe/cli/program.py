@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -186,13 +186,20 @@ def main() -> None:
     """A recipe goes in, a fine-tuned model answering in Ollama comes out. Axolotl trains."""
 
 
-def tell_others(run: RunDir) -> None:
-    """Ask Ray whether it can train the run; print what the other machines are to be given, where a person does that."""
-    from ax_recipe import gathering, ray_cluster
+def ready(run: RunDir) -> None:
+    """Before a run starts: ask Ray whether it can train it; say what the other machines are to be given."""
+    from ax_recipe import ray_cluster
 
     orders = run.read_json(run.orders)
     if (orders.get("cluster") or {}).get("launcher") == "ray":
         ray_cluster.refuse(run, orders)
+    tell_others(run, orders)
+
+
+def tell_others(run: RunDir, orders: Mapping[str, Any]) -> None:
+    """Print what the other machines are to be given, where a person does that."""
+    from ax_recipe import gathering
+
     for number, command in enumerate(gathering.commands(run, orders), 1):
         click.echo(f"on node {number}: {command}", err=True)
 
@@ -211,6 +218,6 @@ def again(
     if trust:
         seal.put(found.path)
     rundir.refuse_foreign(found)
-    tell_others(found)
+    ready(found)
     runner.launch(found, stages, policy.read(found).told(*told), until)
     return attend.attend(found, as_json=as_json)

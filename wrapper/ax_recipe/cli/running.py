@@ -16,6 +16,7 @@ from ax_recipe.cli.program import (
     main,
     node_options,
     policy_options,
+    ready,
     recipe_options,
     runs_option,
     tell_others,
@@ -69,6 +70,7 @@ def run(
     warnings = planned.refuse(prepared.plan, found, checks.examine)
     if dry_run:
         click.echo(json.dumps(prepared.orders, indent=1) if as_json else preparing.shown(prepared))
+        tell_others(prepared.run, prepared.orders)
         return 0
     trusting.refuse(wanted, warnings, trusted=trust)
     before = None if new else earlier.find(prepared)
@@ -90,7 +92,7 @@ def run(
 
     told = policy.Policy().told(on_oom, on_hang, time_limit)
     rundir.create(prepared.run, prepared.files)
-    tell_others(prepared.run)
+    ready(prepared.run)
     runner.launch(prepared.run, (), told, until)
     return attend.attend(prepared.run, as_json=as_json)
 

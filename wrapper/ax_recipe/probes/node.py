@@ -42,11 +42,13 @@ class Node:
             stage["environment"] for stage in plan["stages"] if stage["name"] == "train"
         )
         self.told: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "beat": 0}
+        self._meeting: dict[str, Any] = {}
         self._heard, self._heard_at = None, time.monotonic()
 
     def meeting(self) -> dict[str, Any]:
-        """What the head says now; nothing where it has not spoken yet."""
-        return _read(self.run / "nodes" / "meeting.json")
+        """What the head said last; nothing where it has not spoken yet."""
+        self._meeting = _read(self.run / "nodes" / "meeting.json") or self._meeting
+        return self._meeting
 
     def tell(self, **values: Any) -> None:
         """Answer the head, whole or not at all; each answer is one heartbeat more."""
@@ -76,8 +78,8 @@ class Node:
                 print(f"node {self.number}: {error}", file=sys.stderr, flush=True)
                 return 3
             self._heard_at = time.monotonic()
-            while (now := self.meeting()) and now["attempt"] == meeting["attempt"] and not now["go"]:
-                if now["over"] or self.head_is_gone():
+            while not self.meeting()["go"] or over(self.meeting(), meeting):
+                if over(self.meeting(), meeting) or self.head_is_gone():
                     self.tell(state=ENDED, code=0)
                     return 0
                 self.tell()
@@ -100,8 +102,8 @@ class Node:
         return port
 
     def _heads_port(self, meeting: dict[str, Any]) -> int:
-        head, now = _read(self.run / "nodes" / "0.json"), self.meeting()
-        if now["over"] or now["attempt"] != meeting["attempt"]:
+        head = _read(self.run / "nodes" / "0.json")
+        if over(self.meeting(), meeting):
             raise OSError("the head has ended the attempt")
         return int(head.get("port") or 0) if head.get("attempt") == meeting["attempt"] else 0
 
@@ -153,7 +155,7 @@ def argv(command: str, meeting: dict[str, Any], number: int, port: int) -> list[
 
 def over(now: dict[str, Any], meeting: dict[str, Any]) -> bool:
     """Whether the head has ended the attempt, or gone on to another."""
-    return bool(now) and (now["over"] or now["attempt"] != meeting["attempt"])
+    return bool(now["over"] or now["attempt"] != meeting["attempt"])
 
 
 def end(child: subprocess.Popen[bytes]) -> int:
