@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -200,6 +201,42 @@ def test_ssh_starts_the_others(command: Command, here: Path, monkeypatch: pytest
     assert host == "b" or "node 1 (c) did not start, exit code 255: no route to c" in done.stderr
 
 
+@pytest.fixture
+def real_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An ssh that knows a machine called b: this one, by a server of our own with keys of its own."""
+    server = shutil.which("sshd", path="/usr/sbin:/sbin")
+    client = shutil.which("ssh")
+    if not server or not client or os.geteuid():
+        pytest.skip("no sshd, or not root: apt-get install openssh-server")
+    Path("/run/sshd").mkdir(exist_ok=True)  # where sshd insists on being at home
+    for name in ("host", "key"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True)
+    port = _free_port()
+    known = f"AuthorizedKeysFile {tmp_path}/key.pub\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n"
+    (tmp_path / "sshd").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/host\nPidFile none\n{known}"
+    )
+    ours = f"IdentityFile {tmp_path}/key\nStrictHostKeyChecking no\nUserKnownHostsFile /dev/null\nLogLevel ERROR\n"
+    (tmp_path / "config").write_text(f"Host b\nHostName 127.0.0.1\nPort {port}\nUser root\n{ours}")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/ssh").write_text(f'#!/bin/sh\nexec {client} -F {tmp_path}/config "$@"\n')
+    (tmp_path / "bin/ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}")
+    with subprocess.Popen([server, "-D", "-f", tmp_path / "sshd"]) as daemon:
+        try:
+            yield
+        finally:
+            daemon.terminate()
+
+
+@pytest.mark.slow
+def test_a_real_ssh_starts_another_machine(real_ssh: None, command: Command, here: Path) -> None:
+    done = command(*two("--hosts", "b"), cwd=here, FAKE_AXOLOTL="ok")
+    assert done.returncode == 0, done.stderr
+    assert newest().read_json(newest().nodes / "1.json")["code"] == 0
+    assert "a word from machine 1" in newest().node_logs("train", 1)[1].read_text()
+
+
 @pytest.mark.slow
 def test_what_a_machine_does_not_see_is_named(command: Command, here: Path) -> None:
     recipe = (
@@ -263,6 +300,11 @@ def test_one_machine_is_the_default() -> None:
     assert cluster.asked() is None
     assert cluster.asked(nodes=1) is None
     assert cluster.asked(hosts="b, c", head="a") == Cluster("torchrun", 3, ("b", "c"), "a")
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        return int(door.getsockname()[1])
 
 
 def gathered(folder: Path, attempt: int = 2) -> Gathering:
