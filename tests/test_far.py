@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import slurm_cluster
@@ -136,8 +137,19 @@ def ray() -> Iterator[str]:
         cluster.stdout.close()
 
 
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Slurm of two nodes."""
+    if reason := slurm_cluster.missing():
+        pytest.skip(reason)
+    (tmp_path / "slurm").mkdir()
+    with slurm_cluster.slurm(tmp_path / "slurm") as config:
+        monkeypatch.setenv("SLURM_CONF", str(config))
+        yield
+
+
 @pytest.mark.axolotl
-def test_two_machines_of_ray_learn_what_one_does(place: Path, alone: RunDir, ray: str) -> None:
+def test_two_machines_of_ray_learn_what_one_does(place: Path, ray: str, alone: RunDir) -> None:
     with started(place, "--nodes", "2", "--ray-address", ray) as viewer:
         assert viewer.wait(DEADLINE_S) == 0, ended(newest())
     run = newest()
@@ -192,17 +204,28 @@ def test_a_stop_ends_in_a_whole_checkpoint_of_all_machines(
 
 
 @pytest.mark.axolotl
-def test_a_slurm_job_of_two_nodes_learns_what_one_machine_does(
-    place: Path, alone: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if reason := slurm_cluster.missing():
-        pytest.skip(reason)
-    (tmp_path / "slurm").mkdir()
-    with slurm_cluster.slurm(tmp_path / "slurm") as config:
-        monkeypatch.setenv("SLURM_CONF", str(config))
-        with started(place, "--nodes", "2", "--launcher", "slurm") as viewer:
-            assert viewer.wait(DEADLINE_S) == 0, ended(newest())
+def test_a_slurm_job_of_two_nodes_learns_what_one_machine_does(place: Path, slurm: None, alone: RunDir) -> None:
+    with started(place, "--nodes", "2", "--launcher", "slurm") as viewer:
+        assert viewer.wait(DEADLINE_S) == 0, ended(newest())
     run = newest()
     assert run.job.number
     assert world(run) == 2
     assert losses(run) == pytest.approx(losses(alone), rel=1e-4)
+
+
+@pytest.mark.axolotl
+def test_a_machine_that_vanishes_is_named(place: Path) -> None:
+    with started(place, "--nodes", "2", "--head", "127.0.0.1", "--set", "train.max_steps=100000") as viewer:
+        until(lambda: rundir.every(rundir.root()))
+        run = newest()
+        (command,) = gathering.commands(run, run.read_json(run.orders))
+        other = subprocess.Popen(command.split(), env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        until(lambda: run.events.is_file() and '"metrics"' in run.events.read_text(), DEADLINE_S)
+        tree = [psutil.Process(other.pid), *psutil.Process(other.pid).children(recursive=True)]
+        assert len(tree) >= 3  # torchrun and its process
+        for process in tree:
+            process.kill()
+        other.wait()
+        assert viewer.wait(DEADLINE_S) == 1
+    assert "node 1 (" in run.read_state().stage("train").detail
+    assert "was lost" in run.read_state().stage("train").detail

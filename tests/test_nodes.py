@@ -11,13 +11,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from ax_recipe import belonging, cluster, gathering, rundir
+from ax_recipe import belonging, cluster, gathering, regrouping, rundir
 from ax_recipe.cli import program
 from ax_recipe.cluster import Cluster
 from ax_recipe.errors import RecipeError, RunFailedError
@@ -290,6 +291,24 @@ def test_a_machine_that_is_none_of_the_attempt_does_not_count(tmp_path: Path) ->
 def test_what_contradicts_itself_is_refused(told: dict[str, object], words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         cluster.asked(**told)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("told", "nodes", "hosts"),
+    [
+        ({"nodes": 1}, 1, None),
+        ({"nodes": 2}, 2, ()),
+        ({"hosts": "b,d"}, 3, ("b", "d")),
+        ({"hosts": "d"}, 2, ("d",)),
+        ({"port": 29500}, 3, ("b", "c")),
+        ({"launcher": "slurm"}, 3, ()),
+    ],
+)
+def test_who_goes_on_is_said_anew(told: dict[str, Any], nodes: int, hosts: tuple[str, ...] | None) -> None:
+    before = {**asdict(Cluster("torchrun", 3, ("b", "c"), "a")), "gbit": 100.0}
+    found = cluster.asked(**regrouping.options(before, told))
+    assert (found.nodes if found else 1) == nodes
+    assert (found.hosts if found else None) == hosts
 
 
 def test_the_command_knows_every_launcher() -> None:

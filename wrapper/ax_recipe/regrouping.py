@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from ax_recipe import axolotl, cluster, preparing, rundir, runs, seal
 from ax_recipe.checks import keys, planned
-from ax_recipe.cluster import Cluster
 from ax_recipe.hardware import GpuKind, Hardware
 from ax_recipe.rundir import RunDir
 
@@ -22,7 +20,7 @@ def regroup(run: RunDir, told: Mapping[str, Any], gbit: float | None = None) -> 
     runs.refuse_running(run)
     orders = run.read_json(run.orders)
     before = orders.get("cluster") or {"nodes": 1}
-    several = cluster.asked(**(_options(before) | {name: value for name, value in told.items() if value is not None}))
+    several = cluster.asked(**options(before, told))
     recipe = preparing.recipe_of(run)
     each = Hardware(orders["gpus"], GpuKind(**orders["kind"]) if orders["kind"] else None)
     lent = cluster.lent(several, str(orders["gpus"]), each, gbit or before.get("gbit"))
@@ -40,10 +38,21 @@ def regroup(run: RunDir, told: Mapping[str, Any], gbit: float | None = None) -> 
     seal.put(run.path)
 
 
-def _options(before: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that made this cluster; how many and which machines they were is said anew."""
-    if "launcher" not in before:
-        return {}
-    old = Cluster(**{field.name: before[field.name] for field in fields(Cluster)})
-    slurm = ",".join(old.options) or None
-    return {"nodes": old.nodes, "launcher": old.launcher, "slurm": slurm, "ray_address": old.address or None}
+def options(before: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    """What `cluster.asked` is told: the options that made the cluster ``before``, with those that are given now.
+
+    How many machines and which ones go together: whoever names one says the other anew.
+    """
+    old = {name: value for name, value in before.items() if name in ("nodes", "launcher", "head", "port") and value}
+    if before.get("hosts"):
+        old["hosts"] = ",".join(before["hosts"])
+    if before.get("options"):
+        old["slurm"] = ",".join(before["options"])
+    if before.get("address"):
+        old["ray_address"] = before["address"]
+    new = {name: value for name, value in told.items() if value is not None}
+    if new.get("launcher", old.get("launcher")) != old.get("launcher"):
+        old = {"nodes": old["nodes"]}
+    if "hosts" in new or new.get("nodes", old["nodes"]) != old["nodes"]:
+        old = {name: value for name, value in old.items() if name not in ("hosts", "nodes")}
+    return {**old, **new}
