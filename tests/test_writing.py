@@ -253,9 +253,9 @@ def test_a_copy_names_the_schema_too(invoke: Invoke) -> None:
     assert "a name for the copy is missing" in nameless.stderr
 
 
-def test_six_questions_on_a_terminal() -> None:
+def test_six_questions_on_a_terminal_and_a_wrong_answer_is_asked_again() -> None:
     data("rows.jsonl", [CHAT] * 30)
-    answers = ["Qwen/Qwen3-4B", "rows.jsonl", "", "1xRTX4090-24GB", "asked", "n"]
+    answers = ["base.txt", "Qwen/Qwen3-4B", "row.jsonl", "rows.jsonl", "", "1xFOO", "1xRTX4090-24GB", "asked", "n"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "wrapper"), "NO_COLOR": "1"}
     ours, theirs = pty.openpty()
     argv = [sys.executable, "-m", "ax_recipe", "new"]
@@ -274,6 +274,7 @@ def test_six_questions_on_a_terminal() -> None:
     os.close(ours)
     assert not answers
     assert said.count("Goal") == 1
+    assert all(words in said for words in ("no such folder", "no such file", "unknown kind of GPU"))
     assert "[chat]" in said
     found = value(Path("asked.yaml"))
     assert (found["base"], found["gpus"]) == ("Qwen/Qwen3-4B", "1xRTX4090-24GB")

@@ -135,9 +135,20 @@ def start(argv: Sequence[str], environment: Mapping[str, str], log: Path) -> Chi
     return Child(popen)
 
 
-def attached(argv: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run ``argv`` on this very terminal and give its exit code."""
-    return subprocess.run(list(argv), env={**os.environ, **environment}, check=False).returncode
+def attached(argv: Sequence[str], environment: Mapping[str, str], *, quiet: bool = False) -> int:
+    """Run ``argv`` on this very terminal and give its exit code.
+
+    ``quiet`` shows stderr only of what fails: torch and its kin warn of things that a person at a chat cannot change.
+    """
+    everything = {**os.environ, **environment}
+    if not quiet:
+        return subprocess.run(list(argv), env=everything, check=False).returncode
+    with tempfile.TemporaryFile() as errors:
+        code = subprocess.run(list(argv), env=everything, check=False, stderr=errors).returncode
+        if code > 0:
+            errors.seek(0)
+            sys.stderr.write(errors.read().decode(errors="replace"))
+        return code
 
 
 class Partner:

@@ -26,4 +26,4 @@ def talk(run: RunDir) -> int:
         raise RecipeError(f"{run.name} has no model yet: {model} is not there", f"ax-recipe resume {run.name}")
     argv = [orders["axolotl"]["python"], str(assets.probe("answer.py")), "--chat", str(model)]
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    return process.attached([*argv, orders["ship"]["system"] or ""], {**QUIET, **offline})
+    return process.attached([*argv, orders["ship"]["system"] or ""], {**QUIET, **offline}, quiet=True)

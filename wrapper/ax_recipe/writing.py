@@ -156,10 +156,18 @@ def _look(data: str) -> Glance | None:
     return None
 
 
-def _model(base: str) -> Model:
-    folder = Path(base).expanduser()
-    if not folder.is_dir() and (recipes.is_local(base, Path()) or base.count("/") != 1):
+def refuse_base(base: str) -> None:
+    """Stop where ``base`` names no model.
+
+    :raises RecipeError: it is neither a folder nor of the form of a hub id.
+    """
+    if not Path(base).expanduser().is_dir() and (recipes.is_local(base, Path()) or base.count("/") != 1):
         raise RecipeError(f"{base}: no such folder", "a model's folder, or a hub id such as owner/name")
+
+
+def _model(base: str) -> Model:
+    refuse_base(base)
+    folder = Path(base).expanduser()
     shape, files = None, None
     try:
         shape = architecture.find(base)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import click
 
@@ -24,17 +25,30 @@ def ask(
         raise RecipeError(
             f"this is no terminal to ask at: {missing} missing", "--goal, --gpus and --name have defaults"
         )
-    base = base or str(click.prompt("Base model (a folder, or a hub id such as Qwen/Qwen3-4B)"))
-    data = data or str(click.prompt("Data (a file or folder of rows, or a hub id)"))
+    base = base or _prompt("Base model (a folder, or a hub id such as Qwen/Qwen3-4B)", writing.refuse_base)
+    data = data or _prompt("Data (a file or folder of rows, or a hub id)", writing.goal_of)
     usual = goal or writing.goal_of(data)
     machine = str(_machine())
     suggested = writing.suggest(base, data)
     if can_ask:
         goal = goal or str(click.prompt("Goal", default=usual, type=click.Choice(writing.GOALS)))
-        gpus = gpus or str(click.prompt("Hardware (4xA100-80GB, a number, 0 for the CPU)", default=machine))
+        gpus = gpus or _prompt("Hardware (4xA100-80GB, a number, 0 for the CPU)", hardware.parse, machine)
         name = name or str(click.prompt("Name of the recipe", default=suggested))
         ollama = click.confirm("Is it to answer in Ollama?", default=True) if ollama is None else ollama
     return Answers(name or suggested, base, data, goal, gpus or machine, ollama is not False)
+
+
+def _prompt(question: str, look: Callable[[str], object], default: str | None = None) -> str:
+    """Ask until ``look`` raises no RecipeError: one wrong answer is not to cost the others."""
+
+    def looked_at(text: str) -> str:
+        try:
+            look(text)
+        except RecipeError as error:
+            raise click.UsageError(str(error)) from error
+        return text
+
+    return str(click.prompt(question, default=default, value_proc=looked_at))
 
 
 def given(name: str | None, what: str) -> str:
