@@ -24,7 +24,7 @@ from conftest import Invoke
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 TEXTS = (
-    "{{ 7 * 7 }}", "{% for x in ().__class__.__bases__ %}{% endfor %}", "{# gone #}",
+    "{{ 7919 * 7919 }}", "{% for x in ().__class__.__bases__ %}{% endfor %}", "{# gone #}",
     "{{ cycler.__init__.__globals__.os.popen('id') }}", "x\nbase_model: evil", "a: b # c", "'; touch pwned #",
     "$(touch pwned)", "`touch pwned`", "../../../etc", "-rf", "--output=x", "\u202eevil",
     "\N{BLACK FLAG}\u200d\N{SKULL AND CROSSBONES}\ufe0f", "\u2028", "\x85", "\x1b]0;pwned\x07", " space ", "", "~",
@@ -61,7 +61,7 @@ def test_text_in_a_recipe_is_never_a_template_nor_yaml(field: str, small_recipe:
         for explain in (False, True):
             rendered = render(plan.train, plan.recipe.name, "h", explain=explain)
             assert yaml.safe_load(rendered) == dict(plan.train.values), text
-            assert "49" not in rendered
+            assert "62710561" not in rendered
 
 
 texts = st.sampled_from(TEXTS) | st.text(max_size=20)
