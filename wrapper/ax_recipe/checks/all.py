@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ax_recipe.checks import foreign, machine, model, rows, training
+from ax_recipe.checks import foreign, machine, model, named, rows, training
 from ax_recipe.checks.subject import Subject
 from ax_recipe.errors import Problem
 
-CHECKS = (*training.CHECKS, *model.CHECKS, *machine.CHECKS, *rows.CHECKS, foreign.code)
+CHECKS = (*training.CHECKS, *model.CHECKS, *machine.CHECKS, *rows.CHECKS, *named.CHECKS, foreign.code)
 
 
 def examine(subject: Subject) -> list[Problem]:

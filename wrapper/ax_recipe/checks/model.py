@@ -89,6 +89,12 @@ def targets(subject: Subject) -> Iterator[Problem]:
     if not wanted and not any(subject.keys.get(key) for key in others):
         fix = "lora_target_linear: true"
         yield subject.problem("AX030", "adapter", "no modules are named for the adapter", fix)
+    text = subject.text("lora_target_modules")
+    if text and text != "all-linear" and re.fullmatch(r"[\w, ]+", text) and not subject.on("lora_target_linear"):
+        message = f"{text!r} is one text, which PEFT takes for a pattern of whole names: no module has this one"
+        fix = f"lora_target_modules: [{', '.join(text.replace(',', ' ').split())}]"
+        yield subject.problem("AX029", "lora_target_modules", message, fix)
+        return
     modules = _modules(subject)
     for key in ("lora_target_modules", "lora_modules_to_save") if modules else ():
         for index, name in enumerate(subject.list(key)):
@@ -101,7 +107,7 @@ def targets(subject: Subject) -> Iterator[Problem]:
 
 
 def _has(modules: frozenset[str], name: str) -> bool:
-    """As PEFT matches: the whole name, its end, or (for what is more than a name) a pattern."""
+    """As PEFT matches one of a list: the whole name, its end, or (for what is more than a name) a pattern."""
     whole = any("." in module for module in modules)  # of the weights; an architecture knows the last part alone
     if name == "all-linear":
         return True

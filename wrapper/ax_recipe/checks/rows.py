@@ -37,6 +37,7 @@ class Looked:
         return [row.value for row in self.first if row.value is not None]
 
 
+_READERS = ("json", "csv", "text", "parquet", "arrow")  # of `datasets`: a `path` that says how, not where
 ROOMS = ("datasets", "test_datasets", "pretraining_dataset")
 
 
@@ -67,9 +68,10 @@ def _paths(subject: Subject, key: Keys, dataset: Mapping[str, Any]) -> Iterator[
         message = f"unknown split {split!r}: a file on its own is all `train`"
         yield subject.problem("AX023", (*key, "split"), message, "split: train, or a part such as train[:500].")
     files = dataset.get("data_files")
+    folder = subject.folder if path is None and text in _READERS else path
     for index, name in enumerate(files if isinstance(files, list) else []):
-        if isinstance(name, str) and path is not None and path.is_dir() and not _any_place(subject, path, name):
-            yield subject.problem("AX012", (*key, "data_files", index), f"no such file: {name}", nearest(path / name))
+        if isinstance(name, str) and folder and folder.is_dir() and not _any_place(subject, folder, name):
+            yield subject.problem("AX012", (*key, "data_files", index), f"no such file: {name}", nearest(folder / name))
 
 
 def _any_place(subject: Subject, folder: Path, name: str) -> bool:

@@ -14,7 +14,9 @@ from ax_recipe.errors import Problem
 _RANGES: dict[str, tuple[float, bool, float]] = {
     "adam_beta1": (0, True, 1),
     "adam_beta2": (0, True, 1),
+    "adam_epsilon": (0, False, math.inf),
     "eval_batch_size": (1, True, math.inf),
+    "eval_steps": (0, True, math.inf),
     "evals_per_epoch": (0, True, math.inf),  # 0 is never
     "gradient_accumulation_steps": (1, True, math.inf),
     "learning_rate": (0, False, math.inf),
@@ -25,6 +27,7 @@ _RANGES: dict[str, tuple[float, bool, float]] = {
     "max_grad_norm": (0, True, math.inf),
     "micro_batch_size": (1, True, math.inf),
     "num_epochs": (0, False, math.inf),
+    "save_steps": (0, True, math.inf),
     "save_total_limit": (0, True, math.inf),
     "saves_per_epoch": (0, True, math.inf),
     "sequence_len": (1, True, math.inf),
@@ -51,9 +54,11 @@ def ranges(subject: Subject) -> Iterator[Problem]:
     """AX010: a batch of 0 rows, a rank of 0, a negative rate."""
     for key, (low, inclusive, high) in _RANGES.items():
         value = subject.number(key)
+        if subject.keys.get(key) is True:  # pydantic takes it for 1
+            yield subject.problem("AX010", key, "expected a number, found true", "Give a number that can be meant.")
         if value is None or (key in _WITH_ADAPTER and subject.adapter is None):
             continue
-        if math.isnan(value) or value > high or value < low or (value == low and not inclusive):
+        if not math.isfinite(value) or value > high or value < low or (value == low and not inclusive):
             words = f"{'at least' if inclusive else 'more than'} {low:g}" + (
                 "" if high == math.inf else f", at most {high:g}"
             )
