@@ -53,7 +53,7 @@ def test_runs_prints_what_came_out(invoke: Invoke, tmp_path: Path) -> None:
     run = stories.made(stories.written(tmp_path))
     text = invoke("runs").output
     assert run.name in text
-    assert "5.600 > 2.120" in text
+    assert "5.600 -> 2.120" in text
     assert "9 of 10" in text
     assert json.loads(invoke("runs", "--json").output)[0]["loss"] == 1.9
     assert "no runs" in invoke("runs", "--runs", str(tmp_path / "none")).output

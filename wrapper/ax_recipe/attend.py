@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from textwrap import TextWrapper
 from types import FrameType
 from typing import Any
 
@@ -57,7 +58,8 @@ def attend(run: RunDir, *, as_json: bool = False, owns: bool = True) -> int:
         return 0
     state = run.current_state()
     if not as_json:
-        console.print(summary(run, state), markup=False, highlight=False, soft_wrap=True)
+        width = console.width if console.is_terminal else None
+        console.print(summary(run, state, width), markup=False, highlight=False, soft_wrap=True)
     return EXIT_CODES[state.status]
 
 
@@ -110,15 +112,27 @@ def _asked(console: Console) -> str:
         return "stop"
 
 
-def summary(run: RunDir, state: RunState) -> str:
-    """What a person reads at the end, and from ``status``: every stage, what came of it, and what to do next."""
+def summary(run: RunDir, state: RunState, width: int | None = None) -> str:
+    """What a person reads at the end, and from ``status``: every stage, what came of it, and what to do next.
+
+    ``width`` is that of a terminal, in cells; what is written elsewhere has a line to a stage.
+    """
     lines = [f"{run.name}: {state.status}", *([str(run.job)] if run.job.number else [])]
     for stage in state.stages:
         seconds = stage.ended - stage.started if stage.started and stage.ended else 0.0
         took = f" ({duration(seconds)})" if seconds >= 1 else ""
-        detail = stage.detail.replace("\n", "\n" + " " * 20)
-        lines.append(f"  [{MARKS[stage.state]}] {TITLES[stage.name]:<14}{detail or stage.state}{took}")
+        head = f"  [{MARKS[stage.state]}] {TITLES[stage.name]:<14}"
+        lines.append(_hung(head, (stage.detail or stage.state) + took, width))
     return "\n".join([*lines, *_answers(run, state), *_next(run, state)])
+
+
+def _hung(head: str, detail: str, width: int | None) -> str:
+    """``detail`` behind ``head``, its further lines under its first."""
+    lines = detail.split("\n")
+    if width:
+        cut = TextWrapper(max(20, width - len(head)), break_long_words=False, break_on_hyphens=False)
+        lines = [part for line in lines for part in cut.wrap(line)]
+    return head + ("\n" + " " * len(head)).join(lines)
 
 
 def _answers(run: RunDir, state: RunState) -> list[str]:

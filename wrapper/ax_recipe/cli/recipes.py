@@ -90,7 +90,7 @@ def new(
 
 
 @main.command(epilog=example("ax-recipe schema", "ax-recipe schema --out recipe.schema.json"))
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it to this file.")
+@click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it to this file.")
 def schema(out: Path | None) -> None:
     """Print the JSON Schema of recipes: what an editor needs to complete and check them."""
     from ax_recipe import recipe, rundir
@@ -216,7 +216,7 @@ def plan(
 
 @main.command(epilog=example("ax-recipe render pirate --gpus 1 --set lora.r=16", "ax-recipe render pirate --explain"))
 @click.argument("name")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the YAML to this file.")
+@click.option("-o", "--out", "output", type=click.Path(dir_okay=False, path_type=Path), help="Write it to this file.")
 @click.option("--explain", is_flag=True, help="Say at each key where its value came from.")
 @recipe_options
 def render(

@@ -43,7 +43,7 @@ def compare(names: tuple[str, ...], runs: str | None) -> None:
 
 @main.command(epilog=example("ax-recipe report", "ax-recipe report pirate-20261122-101500 -o pirate.html"))
 @click.argument("name", required=False, metavar="[RUN]")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file.")
+@click.option("-o", "--out", "output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file.")
 @runs_option
 def report(name: str | None, output: Path | None, runs: str | None) -> None:
     """Write a run (the newest) as one HTML file that loads nothing: verdict, curves, answers, config."""

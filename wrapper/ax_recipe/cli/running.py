@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from typing import Any
 
 import click
@@ -160,7 +162,8 @@ def status(name: str | None, runs: str | None, as_json: bool) -> None:
 
     found = rundir.find(rundir.root(runs), name)
     state = found.current_state()
-    click.echo(attend.as_json(found, state) if as_json else attend.summary(found, state))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    click.echo(attend.as_json(found, state) if as_json else attend.summary(found, state, width))
 
 
 @main.command(epilog=example("ax-recipe stop"))

@@ -65,7 +65,7 @@ def merge(name: str | None, look: bool, logits: bool, runs: str | None, as_json:
 
 @main.command(epilog=example("ax-recipe export", "ax-recipe export ./outputs/pirate/merged --out ./pirate --json"))
 @click.argument("name", required=False, metavar="[RUN|FOLDER]")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write into this folder.")
+@click.option("-o", "--out", type=click.Path(file_okay=False, path_type=Path), help="Write into this folder.")
 @click.option("--system", metavar="TEXT", help="The system prompt to ship it with; empty for none.")
 @click.option("--num-ctx", type=click.IntRange(min=1), metavar="N", help="The context to reserve, in tokens.")
 @click.option("--gguf", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A ready GGUF of it to run.")

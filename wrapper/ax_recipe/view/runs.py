@@ -28,7 +28,7 @@ def table(found: Sequence[Run], now: float) -> Iterator[str]:
     for row in found:
         scored = figures.value(row.eval_loss)
         if row.eval_loss_before is not None and row.eval_loss is not None:
-            scored = f"{figures.value(row.eval_loss_before)} > {scored}"
+            scored = f"{figures.value(row.eval_loss_before)} -> {scored}"
         answers = f"{row.matched} of {row.asked}" if row.asked else "-"
         yield (
             f"{row.name:<{width}}  {row.status:<12}{when(row.started, now):<13}{figures.duration(row.seconds):>8}  "
@@ -102,7 +102,7 @@ def _results(stories: Sequence[Story]) -> list[tuple[str, list[Any]]]:
         ("against its base", [_against(story) for story in stories]),
         ("answers as taught", [f"{row.matched} of {row.asked}" if row.asked else "-" for row in rows]),
         ("tokens a second", [figures.thousands(state.tokens_per_second) for state in states]),
-        ("seconds a step", [figures.per_step(state.step_seconds) for state in states]),
+        ("a step", [figures.per_step(state.step_seconds) for state in states]),
         ("active memory, peak", [figures.gib(_peak(state)) for state in states]),
         ("took", [figures.duration(row.seconds) for row in rows]),
     ]
