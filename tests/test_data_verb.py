@@ -397,3 +397,12 @@ def test_a_partner_that_fails_halfway_is_no_end_of_the_rows(tmp_path: Path) -> N
     text = "print(1, flush=True)\nraise ValueError('torn')"
     with partner(tmp_path, text) as asked, pytest.raises(MissingError, match="torn"):
         assert list(asked.all()) == [1]
+
+
+def test_one_flaw_of_many_rows_is_not_said_of_each(place: Path, invoke: Invoke) -> None:
+    row = json.dumps({"messages": CHAT}) + "\n"
+    (place / "doubled.jsonl").write_text(row * 40 + "{broken\n", encoding="utf-8")
+    said = invoke("data", "doubled.jsonl").stdout
+    assert said.count("[AX018]") == 5
+    assert "doubled.jsonl:41" in said
+    assert "and 34 more findings" in said

@@ -76,6 +76,14 @@ def test_a_missing_file_is_not_taken_for_a_name(tmp_path: Path) -> None:
         recipe.find(str(tmp_path / "pirate.yaml"))
 
 
+def test_a_file_beside_is_named_when_its_suffix_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").touch()
+    with pytest.raises(RecipeError) as caught:
+        recipe.find("mine")
+    assert "say mine.yaml" in str(caught.value)
+
+
 def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
     with pytest.raises(RecipeError):
         recipe.load(str(tmp_path))

@@ -156,7 +156,7 @@ def summary(problems: Sequence[Problem]) -> str:
     """How many of each, in words."""
     counts = {word: sum(problem.severity == word for problem in problems) for word in ("error", "warning")}
     words = [f"{count} {word}{'s' if count > 1 else ''}" for word, count in counts.items() if count]
-    return ", ".join(words) or "nothing found"
+    return ", ".join(words) or "no problem found"
 
 
 def asks(checked: Checked, *, everything: bool) -> bool:

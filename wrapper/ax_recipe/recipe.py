@@ -172,6 +172,8 @@ def find(name: str) -> Path:
         raise RecipeError(f"{name}: no such recipe file", "name another file, or a bundled recipe: `ax-recipe list`")
     if name in _names():
         return assets.recipes() / f"{name}.yaml"
+    if Path(f"{name}.yaml").is_file():
+        raise RecipeError(f"no bundled recipe is called {name!r}", f"for the file beside you say {name}.yaml")
     near = get_close_matches(name, _names(), n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else "`ax-recipe list` shows those there are"
     raise RecipeError(f"no recipe is called {name!r}", f"{hint} (a file needs its .yaml)")

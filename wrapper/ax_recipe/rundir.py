@@ -228,7 +228,7 @@ def write(path: Path, text: str) -> None:
             with suppress(OSError):  # of a file system that is read-only now, or gone
                 partial.unlink(missing_ok=True)
         raise MissingError(
-            f"{path}: cannot be written: {error.strerror}", "free some space, or name another place"
+            f"{path}: cannot be written: {error.strerror}", "make its folder or some space, or name another place"
         ) from error
 
 

@@ -134,7 +134,10 @@ def _source(subject: Subject, dataset: Mapping[str, Any]) -> Source | Iterator[R
         if source.kind and source.files and not named:
             return source
     if subject.axolotl is None:
-        raise MissingError(f"{text}: only the training environment can read it, and no axolotl is installed here", None)
+        raise MissingError(
+            f"{text}: only the training environment can read it, and no axolotl is installed here",
+            "name one: --axolotl PATH",
+        )
     if unsafe := foreign.unsafe_format(dataset):
         raise MissingError(f"{text}: {unsafe[1]}, and here it is only looked at", "save it as .jsonl or .parquet")
     asked = {name: dataset.get(name) for name in ("split", "name", "revision", "data_files", "ds_type")}

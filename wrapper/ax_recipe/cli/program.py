@@ -41,7 +41,7 @@ GROUPS = {
     },
     "A run": {
         "run": "train, evaluate, merge, export and try a recipe",
-        "watch": "the dashboard of a run, live or replayed",
+        "watch": "the dashboard of a run that goes on",
         "status": "how far a run has come",
         "stop": "stop with a whole checkpoint",
         "resume": "go on where a run was stopped or failed",

@@ -85,7 +85,7 @@ def new(
     checked = checking.quick(str(written.file), None, environment.find_if_any(axolotl))
     for line in (*checked.problems, *written.notes):
         click.echo(str(line), err=True)
-    click.echo(f"{written.file}: yours now. {checking.summary(checked.problems)}. Next: ax-recipe plan {written.file}")
+    click.echo(f"{written.file}: yours now, {checking.summary(checked.problems)}. Next: ax-recipe plan {written.file}")
     return 2 if checked.wrong else 0
 
 

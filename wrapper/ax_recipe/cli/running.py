@@ -139,7 +139,7 @@ def resume(
 @runs_option
 @json_option
 def watch(name: str | None, explain: bool, runs: str | None, as_json: bool) -> int:
-    """Show a run (the newest) that goes on, or replay one that has ended."""
+    """Show a run (the newest) that goes on, or what came of one that has ended."""
     from ax_recipe import attend, rundir
 
     found = rundir.find(rundir.root(runs), name)

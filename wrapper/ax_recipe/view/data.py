@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
@@ -12,9 +13,11 @@ from rich.text import Text
 
 from ax_recipe.data.rows import Row
 from ax_recipe.data.samples import Sample, Segment
+from ax_recipe.errors import Problem
 from ax_recipe.survey import Part, Survey, figures
+from ax_recipe.view.figures import counted
 
-_LISTED = 20  # findings that are printed; --json has them all
+_LISTED = 5  # findings of one code that are printed; --json has them all
 _LONGEST = 600  # characters of a row that is shown
 
 
@@ -35,11 +38,21 @@ def view(survey: Survey, *, colours: bool) -> RenderableType:
     if any(part.measured.shown for part in survey.parts):
         parts.append(Text.assemble(("trained", "green"), ("  masked", "dim")) if colours else Text("«trained»  masked"))
     parts += [Text(f"note: {note}", style="yellow") for note in survey.notes]
-    for problem in survey.problems[:_LISTED]:
+    listed = list(_listed(survey.problems))
+    for problem in listed:
         parts.append(Text(str(problem), style="red" if problem.severity == "error" else "yellow"))
-    if len(survey.problems) > _LISTED:
-        parts.append(Text(f"and {len(survey.problems) - _LISTED} more findings: --json lists them"))
+    if more := len(survey.problems) - len(listed):
+        parts.append(Text(f"and {counted(more, 'more finding')}: --json lists them"))
     return Group(*parts)
+
+
+def _listed(problems: Sequence[Problem]) -> Iterator[Problem]:
+    """The first findings of each code: the hundredth doubled row says nothing that the third did not."""
+    seen: Counter[str] = Counter()
+    for problem in problems:
+        seen[problem.code] += 1
+        if seen[problem.code] <= _LISTED:
+            yield problem
 
 
 def _form(part: Part) -> str:
