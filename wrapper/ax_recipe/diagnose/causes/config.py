@@ -13,8 +13,8 @@ CAUSES = (
         "bad-config",
         "The configuration is wrong{what}: Axolotl, or what reads it, refuses a value.",
         patterns(
-            r"validation errors? for \w+\s+(?P<what>[a-z]\w*(?:\.[\w\[\]-]+)*)\n",
-            r"validation errors? for \w+",
+            r"validation errors? for (?![\s\S]*bf16 requested, but AMP)\w+\s+(?P<what>[a-z]\w*(?:\.[\w\[\]-]+)*)\n",
+            r"validation errors? for (?![\s\S]*bf16 requested, but AMP)\w+",
             r"(?P<what>\S+) is not a valid (?:OptimizerNames|SchedulerType|IntervalStrategy|\w+Strategy)",
             r"yaml\.(?:scanner|parser|composer|constructor)\.\w+",
             r"unrecognized arguments: (?P<what>[^\n]+)",
@@ -23,6 +23,8 @@ CAUSES = (
             r"Invalid (?:learning rate|beta parameter|weight_decay value)|`r` should be a positive integer",
             r"should be either an int or float|max_steps must be set|IterableDataset\w*' has no len",
             r"Failed to download .*config|lora_r[^\n]*(?:must|should)",
+            r"No such file or directory: '(?P<what>[^']+\.ya?ml)'",
+            r"fine-tuning on purely quantized models|does not support an attention implementation",
             r"Path '?(?P<what>\S+?)'? does not exist",
         ),
         (

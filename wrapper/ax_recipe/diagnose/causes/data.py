@@ -67,7 +67,7 @@ CAUSES = (
         patterns(
             r"DatasetGenerat\w*Error|An error occurred while generating the dataset",
             r"pyarrow\.lib\.ArrowInvalid|JSON parse error|Couldn't cast|CastError",
-            r"ArrowTypeError|Parquet magic bytes not found",
+            r"Dataset scripts are no longer supported|ArrowTypeError|Parquet magic bytes not found",
         ),
         (),
         (
@@ -88,7 +88,7 @@ CAUSES = (
             r"The dataset could not be loaded|unhandled dataset load",
             r"Couldn't find (?:a dataset script at|any data file at|'?)(?P<what>[^'\s]+)",
             r"Unable to find '?(?P<what>[^'\s]+)'? (?:with any supported extension|in)",
-            r"DatasetNotFoundError",
+            r"DatasetNotFoundError|Config name is missing|BuilderConfig '?(?P<what>[^'\s]+)'? not found",
             r"No \(supported\) data files(?: or dataset script)? found",
             r"FileNotFoundError: (?![^\n]*(?:checkpoint-\d|config\.json|adapter_))"
             r"[^\n]*?(?P<what>[^\s'\"]+\.(?:jsonl?|parquet|csv|arrow|txt))",

@@ -54,6 +54,7 @@ CAUSES = (
             r"trainer_state\.json",
             r"RNG state must be a torch\.ByteTensor|rng_state_\d+\.pth|Error\(s\) in loading state_dict for \w*Optim",
             r"checkpoint-\d+[^\n]*(?:does not exist|not found|No such file)|No such file[^\n]*checkpoint-\d+",
+            r"DP world size of \d+ but the current world size",
             r"world size[^\n]*(?:checkpoint|saved)|saved with a different number",
         ),
         (),
@@ -118,7 +119,7 @@ CAUSES = (
             r"Target modules (?P<what>\{.*?\}|\S+) not found in the base model",
             r"No `?target_modules`? passed|Please specify `?target_modules`?",
             r"target_modules[^\n]*(?:is|are) not supported|Please specify `lora_target",
-            r"layers_to_transform[^\n]*not found",
+            r"Target module (?P<what>\w+)[^\n]* is not supported\. Currently, only|layers_to_transform[^\n]*not found",
         ),
         (),
         (
@@ -205,7 +206,10 @@ CAUSES = (
     Cause(
         "gradient-checkpointing",
         "Recomputed activations differ from the first ones, so gradient checkpointing cannot work this way.",
-        patterns(r"CheckpointError|Recomputed values for the following tensors have different metadata"),
+        patterns(
+            r"CheckpointError|Recomputed values for the following tensors have different metadata",
+            r"Expected to mark a variable ready only once",
+        ),
         (),
         (
             Remedy(
@@ -219,13 +223,17 @@ CAUSES = (
     Cause(
         "no-gradient",
         "Nothing that trains is part of the loss: frozen weights, or gradient checkpointing cut it off.",
-        patterns(r"does not require grad and does not have a grad_fn|None of the inputs have requires_grad"),
+        patterns(
+            r"does not require grad and does not have a grad_fn|None of the inputs have requires_grad",
+            r"parameters that were not used in producing loss",
+        ),
         (),
         (
             Remedy(
                 "Recompute the way that keeps gradients.", {"gradient_checkpointing_kwargs": {"use_reentrant": False}}
             ),
             Remedy("Train an adapter in all linear layers.", {"lora_target_linear": True}),
+            Remedy("Let the ranks skip weights that a step did not use.", {"ddp_find_unused_parameters": True}),
         ),
         "PyTorch; Axolotl issues",
     ),

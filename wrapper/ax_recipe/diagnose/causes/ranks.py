@@ -71,6 +71,27 @@ CAUSES = (
         echo=1,
     ),
     Cause(
+        "ranks-alone",
+        "The ranks do not belong to one training, or have no device each.",
+        patterns(
+            r"Cannot access accelerator device when none is available",
+            r"invalid device ordinal",
+            r"Duplicate GPU detected",
+            r"precision on a different device than the one you're training on",
+            r"device_map='auto'` in any distributed mode",
+        ),
+        (),
+        (
+            Remedy("One rank for each GPU that this process sees.", command="axolotl train {file} --launcher python"),
+            Remedy(
+                "On the CPU: say so, and how much memory there is.",
+                {"max_memory": {"cpu": "16GiB"}},
+                "ACCELERATE_USE_CPU=true {again}",
+            ),
+        ),
+        "measured with Axolotl 0.19",
+    ),
+    Cause(
         "connection-lost",
         "A rank lost the connection to another, which has died or cannot be reached.",
         patterns(
@@ -86,25 +107,6 @@ CAUSES = (
         (_NCCL, remedies.RESUME),
         "measured with Axolotl 0.19; NCCL issues 1235, 1514",
         echo=1,
-    ),
-    Cause(
-        "ranks-alone",
-        "The ranks do not belong to one training, or have no device each.",
-        patterns(
-            r"Cannot access accelerator device when none is available",
-            r"invalid device ordinal",
-            r"Duplicate GPU detected",
-        ),
-        (),
-        (
-            Remedy("One rank for each GPU that this process sees.", command="axolotl train {file} --launcher python"),
-            Remedy(
-                "On the CPU: say so, and how much memory there is.",
-                {"max_memory": {"cpu": "16GiB"}},
-                "ACCELERATE_USE_CPU=true {again}",
-            ),
-        ),
-        "measured with Axolotl 0.19",
     ),
     Cause(
         "native-crash",

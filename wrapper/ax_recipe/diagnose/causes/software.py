@@ -12,7 +12,7 @@ CAUSES = (
         "flash-attn",
         "flash-attn is missing, or was built for another PyTorch or CUDA.",
         patterns(
-            r"FlashAttention\d? (?:has been toggled on|only supports Ampere)",
+            r"FlashAttention\d? (?:has been toggled on|only supports Ampere|(?:\w+ )?only supports? head dim)",
             r"No module named '(?:flash_attn|flash_attn_interface|flash_attn_2_cuda|rotary_emb)",
             r"flash_attn[^\n]*(?:undefined symbol|cannot open shared object|not installed|DLL load failed)",
             r"package flash_attn seems to be not installed|Please install flash[-_]attn|requires flash[-_]attn",
@@ -36,7 +36,8 @@ CAUSES = (
             r"required but not available for bitsandbytes",
             r"requires? the latest version of bitsandbytes|Using `bitsandbytes` 4-bit",
             r"quantization requires[^\n]*bitsandbytes",
-            r"libbitsandbytes\w*\.so|'NoneType' object has no attribute 'cget_\w+'|cadam\w+_\w+_grad",
+            r"libbitsandbytes\w*\.so|cadam\w+_\w+_grad",
+            r"'NoneType' object has no attribute 'c(?:get|quantize|dequantize|gemm|igemm)\w*'",
             r"None of the available devices `available_devices",
         ),
         (sign("CUDA Setup failed despite"),),
@@ -62,7 +63,7 @@ CAUSES = (
             r"'DummyOptim' object has no attribute",
             r"deepspeed\.(?:runtime|ops)\.\S*(?:Error|Exception)|DeepSpeedConfigError",
             r"No such file or directory: '[^']*nvcc'",
-            r"Please correct the following DeepSpeed config values",
+            r"Please correct the following DeepSpeed config values|Check batch related parameters\. train_batch_size",
         ),
         (),
         (
@@ -276,8 +277,10 @@ CAUSES = (
             r"requires the (?P<what>\S+) library but it was not found",
             r"(?P<what>[Ss]entence[Pp]iece|tiktoken|protobuf)`? (?:is required|must be installed|is not installed)",
             r"Please install Axolotl's fork",
+            r"Couldn't instantiate the backend tokenizer|did not match any variant of untagged enum ModelWrapper",
         ),
         (
+            sign("axolotl: ", r"(?P<what>axolotl): (?:command )?not found"),
             sign(
                 "Error while finding module",
                 r"Error while finding module specification .*No module named '(?P<what>\w+)'",
