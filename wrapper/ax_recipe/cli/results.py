@@ -110,6 +110,6 @@ def rm(name: str, yes: bool, runs: str | None) -> None:
     found = all_runs.exactly(rundir.root(runs), name)
     all_runs.refuse_running(found)
     if not yes:
-        click.confirm(f"Remove {found.path} ({all_runs.size_gib(found):.1f} GiB, weights included)?", abort=True)
+        click.confirm(f"Remove {found.path} ({all_runs.size_gib(found):.2f} GiB, weights included)?", abort=True)
     all_runs.remove(found)
     click.echo(f"{found.name}: removed")
