@@ -172,6 +172,7 @@ def test_a_dry_run_shows_the_commands_and_starts_nothing(command: Command, small
     assert done.returncode == 0, done.stderr
     assert "--lora-model-dir" in done.stdout
     assert "--launcher python" in done.stdout
+    assert "# export: by ax-recipe itself" in done.stdout
     assert not (small_recipe.parent / "runs").exists()
     orders = json.loads(command("run", str(small_recipe), "--dry-run", "--json").stdout)
     assert [stage["name"] for stage in orders["stages"]] == list(STAGES)

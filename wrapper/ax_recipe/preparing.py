@@ -219,7 +219,8 @@ def shown(prepared: Prepared) -> str:
         words = " ".join(f"{name}={value!r}" for name, value in told.items() if value)
         lines.append(f"# trains on several machines: {words}")
     for stage in prepared.orders["stages"]:
-        lines.append(f"# {stage['name']}" + (f": left out, {stage['skip']}" if stage["skip"] else ""))
+        how = f": left out, {stage['skip']}" if stage["skip"] else "" if stage["argvs"] else ": by ax-recipe itself"
+        lines.append(f"# {stage['name']}{how}")
         if not stage["skip"]:
             lines += [shlex.join(argv) for argv in stage["argvs"]]
     if script := prepared.files.get(prepared.run.script.name):
