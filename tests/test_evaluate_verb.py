@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,7 +56,9 @@ def test_a_missed_bar_fails_the_gate_and_nothing_else(command: Command, trained:
     assert bars == {"held-out loss against the base": True, "held-out loss": False}
 
 
-def test_a_run_without_its_model_says_what_is_missing(invoke: Invoke, trained: Callable[..., RunDir]) -> None:
+def test_a_run_without_its_model_says_what_is_missing(
+    invoke: Invoke, trained: Callable[..., RunDir], fake_axolotl: Path
+) -> None:
     run = trained()
     for arguments, words in (
         (("--on", "merged"), "merged/config.json is not there"),
@@ -67,6 +70,8 @@ def test_a_run_without_its_model_says_what_is_missing(invoke: Invoke, trained: C
         assert words in result.stderr
     (run.output / "merged").mkdir()
     (run.output / "merged" / "config.json").write_text("{}", encoding="utf-8")
+    # Without site-packages, so without lm-eval, which some versions of Axolotl bring along.
+    (fake_axolotl / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n', encoding="utf-8")
     missing = invoke("evaluate", "--task", "piqa")
     assert missing.exit_code == 3
     assert "pip install lm-eval" in missing.stderr
