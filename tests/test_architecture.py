@@ -84,12 +84,25 @@ def test_a_left_out_head_dim_and_kv_heads_have_transformers_defaults() -> None:
         ({"model_type": "gemma3", "vision_config": {}, "text_config": LLAMA}, "text"),
         ({"layer_types": ["linear_attention", "full_attention"]}, "linear attention"),
         ({"model_type": "gpt2"}, "architecture"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantised already"),
     ],
 )
 def test_other_kinds_of_model_are_outside_with_a_lower_bound(more: dict[str, Any], word: str) -> None:
     shape = architecture.from_config({**LLAMA, **more}, "other")
     assert word in str(shape.outside)
     assert shape.parameters > shape.vocab * shape.hidden
+
+
+def test_what_gemma_3_leaves_out_is_known() -> None:
+    text = {"model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34}
+    shape = architecture.from_config({**text, "head_dim": 256}, "few")
+    assert (shape.vocab, shape.heads, shape.kv_heads) == (262208, 8, 4)
+
+
+def test_a_number_that_is_missing_is_named() -> None:
+    with pytest.raises(RecipeError, match="does not say num_attention_heads") as refused:
+        architecture.from_config({"model_type": "gpt2", "n_head": 12}, "small")
+    assert "gpt2" in str(refused.value.hint)
 
 
 def test_all_experts_count() -> None:

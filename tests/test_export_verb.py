@@ -103,6 +103,17 @@ def test_a_template_and_a_tokenizer_without_weights_are_told_as_such(
     assert checks(done.stdout)["weights"][0] == "error"
 
 
+@pytest.mark.parametrize(("name", "check"), [("tokenizer.json", "vocabulary"), ("config.json", "architecture")])
+def test_weights_without_what_tells_how_to_read_them_are_an_error(
+    invoke: Invoke, model: Path, tmp_path: Path, name: str, check: str
+) -> None:
+    (model / name).unlink()
+    done = invoke("export", str(model), "--out", str(tmp_path / "out"), "--json")
+    assert done.exit_code == 1
+    verdict, detail = checks(done.stdout)[check]
+    assert (verdict, name in detail) == ("error", True)
+
+
 def test_a_ready_gguf_is_held_against_the_model(invoke: Invoke, model: Path, tmp_path: Path) -> None:
     write_gguf(tmp_path / "good.gguf", gguf_keys())
     write_gguf(tmp_path / "bad.gguf", gguf_keys(tokenizer__ggml__eos_token_id=0))

@@ -17,6 +17,12 @@ _KNOWN = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3",
 # What config.json leaves out where it is the default of transformers 5 for that model_type.
 _TIED = {"gemma2": True, "gemma3_text": True, "smollm3": True}
 _HEAD_DIM = {"gemma2": 256, "gemma3_text": 256}
+# What transformers 5 takes for a key that is not there; Google's own config.json of Gemma 3 leaves these out.
+_LEFT_OUT: Mapping[str, Mapping[str, int]] = {
+    "gemma3_text": {
+        "vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 131072,
+    }
+}  # fmt: skip
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 _LINEAR_ATTENTION = ("mamba_d_state", "ssm_state_size", "state_size", "linear_num_value_heads", "linear_attn_config")
 
@@ -140,6 +146,7 @@ def from_config(config: Mapping[str, Any], name: str) -> Shape:
     outside = _outside(config)
     text = {**config, **config.get("text_config", {})} if isinstance(config.get("text_config"), Mapping) else config
     kind = str(text.get("model_type", ""))
+    text = {**_LEFT_OUT.get(kind, {}), **text}
     try:
         heads = int(text["num_attention_heads"])
         hidden = int(text["hidden_size"])
@@ -159,8 +166,11 @@ def from_config(config: Mapping[str, Any], name: str) -> Shape:
             parameters=0,
             outside=outside,
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise RecipeError(f"{name}: its config.json is no language model's: {error!r}", "see its model_type") from error
+    except KeyError as error:
+        said = f"its config.json does not say {error.args[0]}, as those of the families that are known here do"
+        raise RecipeError(f"{name}: {said}", f"its model_type is {kind or 'not said, either'}") from error
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"{name}: its config.json is no language model's: {error}", "see its model_type") from error
     return replace(shape, parameters=_least(shape, text) if outside else _exact(shape, text))
 
 
@@ -175,6 +185,10 @@ def _outside(config: Mapping[str, Any]) -> str | None:
         return "more than text"
     if any(text.get(key) for key in _LINEAR_ATTENTION) or "linear_attention" in (text.get("layer_types") or ()):
         return "linear attention"
+    quantised = config.get("quantization_config")
+    method = quantised.get("quant_method") if isinstance(quantised, Mapping) else None
+    if method not in (None, "bitsandbytes"):
+        return f"a base that is quantised already, by {method}"
     kind = text.get("model_type")
     return None if kind in _KNOWN else f"its architecture, {kind}, is not among {', '.join(_KNOWN)}"
 

@@ -126,6 +126,9 @@ def _text_config(folder: Path) -> dict[str, Any]:
 
 def _vocabulary(folders: Folders) -> Iterator[Check]:
     embedding = input_embedding(weights.of_folder(folders.merged))
+    if embedding is not None and not tokenizer.has_vocabulary(folders.merged):
+        yield Check("vocabulary", "error", "no tokenizer.json, tokenizer.model or vocab.json beside the weights")
+        return
     told = _text_config(folders.merged).get("vocab_size")
     size = tokenizer.load(folders.merged).vocabulary
     if embedding is None or size is None:
@@ -338,7 +341,11 @@ IMPORTED = frozenset(
 
 
 def _architecture(folders: Folders) -> Iterator[Check]:
-    names = read_json(folders.merged / "config.json").get("architectures") or ["none"]
+    config = read_json(folders.merged / "config.json")
+    names = config.get("architectures") or ["none"]
+    if not config.get("architectures") and not config.get("model_type"):
+        yield Check("architecture", "error", "config.json is missing, or does not say what the weights are")
+        return
     if names[0] in IMPORTED:
         yield Check("architecture", "ok", f"{names[0]}: Ollama imports it")
     else:

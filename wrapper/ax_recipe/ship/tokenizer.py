@@ -34,12 +34,17 @@ class TokenizerFiles:
     vocabulary: int | None
 
 
+def has_vocabulary(folder: Path) -> bool:
+    """Whether a folder's tokenizer is more than its settings."""
+    return any((folder / name).is_file() for name in _VOCABULARIES)
+
+
 def load(folder: Path) -> TokenizerFiles:
     """Read a folder's tokenizer; raises :class:`RecipeError` where there is none.
 
     One that is a tokenizer_config.json and no vocabulary has no ``ids``: its chat template can be read all the same.
     """
-    if not any((folder / name).is_file() for name in (*_VOCABULARIES, "tokenizer_config.json")):
+    if not has_vocabulary(folder) and not (folder / "tokenizer_config.json").is_file():
         raise RecipeError(f"{folder} has no tokenizer", "expected tokenizer.json beside the model")
     config = _filled(read_json(folder / "tokenizer_config.json"))
     model = _filled(read_json(folder / "tokenizer.json"))
