@@ -252,11 +252,22 @@ def test_leaving_through_the_interrupt_handler_closes_the_bar() -> None:
         "[rank3]: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
         "Segmentation fault (core dumped)",
         "Killed",
+        "/var/spool/job/script: line 14:  3117 Killed                  axolotl train config.yml",
+        "job.sh: line 3:  4242 Segmentation fault      (core dumped) axolotl train config.yml",
+        "bash: line 1: axolotl: command not found",
+        "Accelerate CLI tool: error: unrecognized arguments: --lerning-rate",
+        "Error: No such option: --lerning-rate",
+        "[2025-09-14 10:22:01,420] [ERROR] [launch.py:325] ['python', 'c.yml'] exits with return code = -9",
         "slurmstepd: error: Detected 1 oom_kill event in StepId=12.batch. Some of the step tasks have been OOM Killed.",
     ],
 )
 def test_ends_that_no_python_traceback_tells_of(line: str) -> None:
-    assert isinstance(parse([line])[-1], Crashed)
+    assert any(isinstance(event, Crashed) for event in parse([line]))
+
+
+def test_a_traceback_in_a_frame_is_one() -> None:
+    frame = ["╭───── Traceback (most recent call last) ─────╮", "│ train.py:213 in train   │", "╰─────────╯"]
+    assert isinstance(parse([*frame, "OutOfMemoryError: CUDA "])[-1], Crashed)
 
 
 def test_a_time_limit_is_an_interruption() -> None:

@@ -49,6 +49,8 @@ _PREFIXES = ("[default", "[rank", "(")
 _REPEATED = re.compile(r" \[repeated \d+x across cluster\].*$")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _ERROR = re.compile(r"([A-Za-z_][\w.]*)(?:: .*|:|)$")
+# A terminal shows Ctrl-C as ^C, and rich draws a frame: "╭──── Traceback (most recent call last) ────╮"
+_TRACEBACK = re.compile(r"(?:\^C)*(?:[╭+][─-]+ )?Traceback \(most recent call last\)")
 _JSON_LINE = re.compile(r'\s*(?:"|[{}\[\]]|-?\d|true|false|null)')
 _CLEARED = " " * 30  # tqdm wipes its bar with blanks before it lets a text through, and no shorter bar exists
 _NEVER = r"(?!)"
@@ -373,7 +375,7 @@ class LogReader:
         self._enter("preparing", events)
 
     def _loose(self, line: str, key: str, rank: int | None, events: list[Event]) -> None:
-        if line.lstrip("^C").startswith("Traceback (most recent call last)"):  # a terminal shows Ctrl-C as ^C
+        if "Traceback (most" in line and _TRACEBACK.match(line):
             self._traces.add(key)
         elif line.startswith(("Exception ignored in", "Exception in thread", "--- Logging error ---")):
             self._harmless = True

@@ -118,6 +118,8 @@ MESSAGES: tuple[Phrase, ...] = (
     _phrase("Stopping", r"^Stopping at step \d+ of \d+ with a checkpoint.*", _interrupted),
     # Loss is too high, stopping training (loss_watchdog_threshold)
     _phrase("too high", r"^Loss is too high, stopping training.*", _crashed),
+    # ['python', '-u', '-m', 'axolotl.cli.train', '--local_rank=1', 'c.yml'] exits with return code = -9   (DeepSpeed's)
+    _phrase("exits with", r"exits with return code = (?!0$|-2$|-15$)-?\d+$", _crashed),
     # Success! Preprocessed data path: `dataset_prepared_path: ./prep`
     _phrase("Success!", r"^Success! Preprocessed data", _phase("finished")),
     # Running merge of LoRA with base model...
@@ -156,12 +158,20 @@ NOTICES: tuple[Phrase, ...] = (
     _phrase("slurmstepd", r"slurmstepd: error: \*\*\* .*CANCELLED.*", _interrupted),
     # slurmstepd: error: Detected 1 oom_kill event in StepId=12.batch
     _phrase("Detected", r"Detected \d+ oom.kill event.*", _crashed),
-    # Killed
-    _phrase("Killed", r"^Killed$", _crashed),
+    # Killed   /var/spool/job/script: line 14:  3117 Killed                  axolotl train config.yml
+    _phrase("Killed", r"^(?:.*: line \d+: +\d+ )?Killed(?: {2,}.*)?$", _crashed),
     # Segmentation fault (core dumped)
-    _phrase("Segmentation", r"^Segmentation fault(?: +\(core dumped\))?$", _crashed),
+    _phrase(
+        "Segmentation", r"^(?:.*: line \d+: +\d+ )?Segmentation fault(?: +\(core dumped\))?(?: {2,}.*)?$", _crashed
+    ),
     # Bus error (core dumped)
     _phrase("Bus error", r"^Bus error(?: +\(core dumped\))?$", _crashed),
+    # accelerate: error: unrecognized arguments: --lerning-rate   Error: No such option: --lr   (argparse, click)
+    _phrase(
+        "rror: ", r"^(?:[\w .-]+: e|E)rror: (?:unrecognized arguments|Invalid value|No such option|Missing).*", _crashed
+    ),
+    # bash: line 1: axolotl: command not found
+    _phrase("not found", r"\b(?:axolotl|accelerate|torchrun): (?:command )?not found$", _crashed),
     # Aborted (core dumped)
     _phrase("Aborted", r"^Aborted(?: +\(core dumped\))?$", _crashed),
 )
