@@ -81,6 +81,8 @@ WRONG: dict[str, Wrong] = {
     "liger key without the plugin": Wrong("AX007", {"liger_rope": True}),
     "misspelt plugin": Wrong("AX008", {"plugins": ["axolotl.integrations.lyger.LigerPlugin"]}),
     "removed key": Wrong("AX009", {"unsloth_rope": True}),
+    "data without a path": Wrong("AX004", {"datasets": [{"type": "chat_template"}]}),
+    "nothing as a base": Wrong("AX004", {"base_model": ""}),
     "modules in one text": Wrong("AX029", {"lora_target_modules": "q_proj,v_proj"}),
     "missing tokenizer": Wrong("AX012", {"tokenizer_config": "./nope"}),
     "missing adapter": Wrong("AX012", {"lora_model_dir": "./nope"}),

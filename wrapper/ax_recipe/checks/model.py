@@ -32,8 +32,10 @@ _NEVER = frozenset(["<|python_tag|>", "<|image|>", "<|video|>", "<|audio|>"])  #
 
 
 def base_folder(subject: Subject) -> Iterator[Problem]:
-    """AX012, AX034: a local base that is not there, or is no model."""
+    """AX004, AX012, AX034: a base that is not named, a local one that is not there, or is no model."""
     text = subject.text("base_model")
+    if subject.keys.get("base_model") == "":
+        yield subject.problem("AX004", "base_model", "is empty", "A folder, or a hub id.")
     folder = subject.path(text) if text else None
     if folder is None or subject.made:
         return

@@ -42,7 +42,7 @@ ROOMS = ("datasets", "test_datasets", "pretraining_dataset")
 
 
 def data(subject: Subject) -> Iterator[Problem]:
-    """Every finding about the data: AX012 to AX024, AX053."""
+    """Every finding about the data: AX004, AX012 to AX024, AX053."""
     named = any(subject.list(room) for room in ("datasets", "pretraining_dataset"))
     if not named and not subject.has_plugin("NemoGym"):  # that plugin brings its own
         yield subject.problem("AX053", "datasets", "no data is named to train on", "datasets: [{path: ..., type: ...}]")
@@ -56,8 +56,10 @@ def data(subject: Subject) -> Iterator[Problem]:
 
 
 def _paths(subject: Subject, key: Keys, dataset: Mapping[str, Any]) -> Iterator[Problem]:
-    """AX012, AX023: the files of a dataset, and its split."""
+    """AX004, AX012, AX023: the files of a dataset, and its split."""
     text = dataset.get("path")
+    if not text:
+        yield subject.problem("AX004", key, "no `path`: nothing says where the rows are", "path: data.jsonl")
     if not isinstance(text, str) or "://" in text:
         return
     path = subject.path(text)
