@@ -110,7 +110,7 @@ def begin_attempt(path: Path, number: int) -> None:
     """Tell the exact events of another attempt from those before it, which prove nothing of this one."""
     if path.exists():
         with path.open("a", encoding="utf-8") as file:
-            file.write(f"\n{_ATTEMPT}, \"number\": {number}}}\n")  # a kill may have left half a line
+            file.write(f'\n{_ATTEMPT}, "number": {number}}}\n')  # a kill may have left half a line
 
 
 def _events(text: str) -> list[events.Event]:
