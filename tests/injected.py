@@ -899,7 +899,7 @@ def dying_ollama(bench: Bench) -> str:
         assert bench.state("export") == "done", bench.detail("export")
         assert bench.state("deploy") == "failed", bench.detail("deploy")
         assert not server.models
-        words = bench.detail("deploy").split("\n")[0].replace(server.url, "Ollama")
+        words = bench.detail("deploy").split("\n")[0].replace(f" at {server.url}", "")
     with serve() as server:
         bench.extra["OLLAMA_HOST"] = server.url
         bench.command("resume", "--until", "deploy")
