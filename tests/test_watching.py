@@ -12,23 +12,20 @@ import pytest
 from ax_recipe.attempts import Call
 from ax_recipe.watching import SAVE_S, SPARE_S, Watch
 
-IMPORTED = time.time()
-
 
 def told(path: Path, *events: dict[str, Any]) -> Path:
-    """Write events whose times are as long ago as they were when this module was read: a suite may take minutes."""
-    late = time.time() - IMPORTED
+    """Write events whose times are counted from now."""
+    now = time.time()
     with path.open("a", encoding="utf-8") as file:
         for event in events:
-            file.write(json.dumps({"exact": True, **event, "time": event["time"] + late}) + "\n")
+            file.write(json.dumps({"exact": True, **event, "time": now + event["time"]}) + "\n")
     return path
 
 
 def steps(ago: float, count: int = 5, pace: float = 1.0) -> list[dict[str, Any]]:
     """Steps of which the last was ``ago`` seconds before now."""
-    last = time.time() - ago
     return [
-        {"event": "step", "step": n, "total_steps": 99, "time": last + (n - count) * pace} for n in range(1, count + 1)
+        {"event": "step", "step": n, "total_steps": 99, "time": (n - count) * pace - ago} for n in range(1, count + 1)
     ]
 
 
@@ -44,10 +41,10 @@ def test_a_training_hangs_when_nothing_comes_for_three_minutes_and_ten_steps(tmp
     [
         steps(ago=170),
         steps(ago=200, pace=30.0),
-        [*steps(ago=200), {"event": "phase", "name": "evaluating", "time": time.time() - 199}],
-        [*steps(ago=200), {"event": "phase", "name": "saving", "time": time.time() - 199}],
-        [{"event": "registered", "pid": 1, "versions": {}, "time": time.time() - 2000}],
-        [{"event": "step", "step": 0, "total_steps": 9, "time": time.time() - 2000}],
+        [*steps(ago=200), {"event": "phase", "name": "evaluating", "time": -199}],
+        [*steps(ago=200), {"event": "phase", "name": "saving", "time": -199}],
+        [{"event": "registered", "pid": 1, "versions": {}, "time": -2000}],
+        [{"event": "step", "step": 0, "total_steps": 9, "time": -2000}],
     ],
     ids=["not long enough", "slow steps", "evaluating", "saving", "before the first step", "compiling"],
 )
@@ -67,7 +64,7 @@ def test_a_log_that_grows_is_a_sign_of_life(tmp_path: Path) -> None:
 def test_the_pace_of_an_attempt_before_says_nothing_of_this_one(tmp_path: Path) -> None:
     exact = told(tmp_path / "e.jsonl", *steps(ago=2000))
     watch = Watch(exact, tmp_path / "train.2.log")
-    told(exact, {"event": "step", "step": 5, "total_steps": 99, "time": time.time() - 600})
+    told(exact, {"event": "step", "step": 5, "total_steps": 99, "time": -600})
     assert watch.look() == ""
 
 

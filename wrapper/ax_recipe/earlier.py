@@ -18,11 +18,17 @@ def _is_same(run: RunDir, prepared: Prepared) -> bool:
     decided = {name: text for name, text in prepared.files.items() if name != prepared.run.state.name}
     try:
         then = {name: (run.path / name).read_text(encoding="utf-8") for name in decided}
-        data = run.read_json(run.environment)["files"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError):
         return False
     same = all(_bare(then[name], run.path) == _bare(text, prepared.run.path) for name, text in decided.items())
-    return same and seal.holds(run.path) and data == environment.files(run)
+    return same and seal.holds(run.path) and _has_the_same_data(run)
+
+
+def _has_the_same_data(run: RunDir) -> bool:
+    if not run.environment.exists():  # its runner writes it a moment after the start
+        return run.holder() is not None
+    data: object = run.read_json(run.environment).get("files")
+    return data == environment.files(run)
 
 
 def _bare(text: str, path: Path) -> str:
