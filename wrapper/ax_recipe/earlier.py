@@ -27,7 +27,10 @@ def _is_same(run: RunDir, prepared: Prepared) -> bool:
 def _has_the_same_data(run: RunDir) -> bool:
     if not run.environment.exists():  # its runner writes it a moment after the start
         return run.holder() is not None
-    data: object = run.read_json(run.environment).get("files")
+    try:
+        data: object = run.read_json(run.environment)["files"]
+    except (OSError, ValueError, KeyError):  # torn
+        return False
     return data == environment.files(run)
 
 
