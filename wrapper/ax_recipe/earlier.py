@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from ax_recipe import environment, rundir, seal
 from ax_recipe.preparing import Prepared
@@ -20,8 +22,12 @@ def _is_same(run: RunDir, prepared: Prepared) -> bool:
         then = {name: (run.path / name).read_text(encoding="utf-8") for name in decided}
     except (OSError, ValueError):
         return False
+    orders = prepared.run.orders.name
+    before, after = (
+        _orders(texts.pop(orders), path) for texts, path in ((then, run.path), (decided, prepared.run.path))
+    )
     same = all(_bare(then[name], run.path) == _bare(text, prepared.run.path) for name, text in decided.items())
-    return same and seal.holds(run.path) and _has_the_same_data(run)
+    return same and before == after and seal.holds(run.path) and _has_the_same_data(run)
 
 
 def _has_the_same_data(run: RunDir) -> bool:
@@ -32,6 +38,15 @@ def _has_the_same_data(run: RunDir) -> bool:
     except (OSError, ValueError, KeyError):  # torn
         return False
     return data == environment.files(run)
+
+
+def _orders(text: str, path: Path) -> dict[str, Any] | None:
+    """plan.json without what another shell brings along: PATH and its like are no difference either."""
+    try:
+        value: dict[str, Any] = json.loads(_bare(text, path))
+    except ValueError:  # torn
+        return None
+    return {**value, "stages": [{**stage, "environment": None} for stage in value["stages"]]}
 
 
 def _bare(text: str, path: Path) -> str:
