@@ -186,7 +186,7 @@ def test_the_plugin_was_in_the_trainer_and_the_log_is_axolotls(done: Done) -> No
 
 
 def test_it_talks_on_the_terminal(done: Done) -> None:
-    talk = done.again("chat", text="What do spiders spin?\n")
+    talk = done.again("chat", done.run.name, text="What do spiders spin?\n")
     assert talk.returncode == 0, talk.stderr
     row = done.run.read_json(done.run.answers)[0]
     assert row["tuned"] in talk.stdout
@@ -196,13 +196,13 @@ def test_the_logs_tell_the_same_story_as_the_events(done: Done) -> None:
     log = done.again("replay", str(done.run.log("train", 1)), "--json")
     state = json.loads(log.stdout)
     assert (state["status"], state["step"]) == ("finished", state["total_steps"])
-    watched = done.again("watch", "--json")
+    watched = done.again("watch", done.run.name, "--json")
     steps = [json.loads(line) for line in watched.stdout.splitlines() if '"event": "step"' in line]
     assert steps[-1]["step"] == state["step"]
 
 
 def test_a_stage_can_be_done_once_more(done: Done) -> None:
-    again = done.again("export")
+    again = done.again("export", done.run.name)
     assert again.returncode == 0, again.stderr
     assert done.run.read_state().stage("export").attempt == 2
 
@@ -243,7 +243,7 @@ def test_the_adapter_beside_its_base_answers_as_the_merge_does(done: Done, tmp_p
 
 
 def test_each_form_is_timed_in_each_engine_at_hand(done: Done) -> None:
-    measured = json.loads(done.again("bench", "--rounds", "1", "--host", "127.0.0.1:9", "--json").stdout)
+    measured = json.loads(done.again("bench", done.run.name, "--rounds", "1", "--host", "127.0.0.1:9", "--json").stdout)
     rows = {(row["form"], row["engine"].partition(",")[0]): row["rows"] for row in measured}
     asked = len(done.run.read_json(done.run.answers))
     assert {name: len(found) for name, found in rows.items()} == {
