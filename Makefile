@@ -18,7 +18,7 @@ test: $(VENV)/dev $(VENV)/llama.cpp  ## everything that CI checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 quick: $(VENV)/dev  ## the tests that need no Axolotl: under a minute
 	$(BIN)/pytest -m "not axolotl and not slow" -n auto
