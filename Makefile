@@ -20,7 +20,7 @@ test: $(VENV)/dev $(VENV)/llama.cpp  ## everything that CI checks
 	$(BIN)/mypy
 	$(BIN)/pytest -n auto --dist loadfile
 
-quick: $(VENV)/dev  ## the tests that need no Axolotl: under a minute
+quick: $(VENV)/dev  ## the tests that need no Axolotl: two and a half minutes on two cores
 	$(BIN)/pytest -m "not axolotl and not slow" -n auto
 
 recipes: $(VENV)/dev  ## every recipe trains a tiny model of its architecture, on the CPU: five minutes
