@@ -53,3 +53,11 @@ def test_the_words_of_other_machines_name_them_and_their_figures_do_not_count(tm
     feed.poll()
     assert feed.state.loss == 2.5
     assert "node 3: a word" in list(feed.state.lines)
+
+
+def test_a_viewer_that_comes_late_says_when_the_run_began(tmp_path: Path) -> None:
+    run = ended_run(tmp_path / "run")
+    with run.held():  # it goes on, so the first thing to come is the time of day
+        feed = Feed(run)
+        feed.poll()
+    assert feed.state.started == 1.0

@@ -238,9 +238,9 @@ def advance(state: State, event: Event) -> None:
             return
     time = event.time
     if time is not None:
-        if state.started is None:
-            state.started = state.now = time
-        elif time > (state.now or 0.0):
+        if state.started is None and kind not in _OUTSIDE:  # a viewer that comes late is not when the run began
+            state.started = time
+        if time > (state.now or 0.0):
             state.now = time
     if kind not in _OUTSIDE:
         # A line without a stamp is as new as the newest thing known when it came.
