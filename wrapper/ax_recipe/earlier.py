@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from ax_recipe import environment, rundir, seal
@@ -17,17 +16,16 @@ def find(prepared: Prepared) -> RunDir | None:
 
 
 def _is_same(run: RunDir, prepared: Prepared) -> bool:
-    decided = {name: text for name, text in prepared.files.items() if name != prepared.run.state.name}
+    names = [name for name in prepared.files if name != prepared.run.state.name]
     try:
-        then = {name: (run.path / name).read_text(encoding="utf-8") for name in decided}
-    except (OSError, ValueError):
+        same = all(
+            _bare(name, (run.path / name).read_text(encoding="utf-8"), run)
+            == _bare(name, prepared.files[name], prepared.run)
+            for name in names
+        )
+    except (OSError, ValueError):  # gone, or torn
         return False
-    orders = prepared.run.orders.name
-    before, after = (
-        _orders(texts.pop(orders), path) for texts, path in ((then, run.path), (decided, prepared.run.path))
-    )
-    same = all(_bare(then[name], run.path) == _bare(text, prepared.run.path) for name, text in decided.items())
-    return same and before == after and seal.holds(run.path) and _has_the_same_data(run)
+    return same and seal.holds(run.path) and _has_the_same_data(run)
 
 
 def _has_the_same_data(run: RunDir) -> bool:
@@ -40,15 +38,10 @@ def _has_the_same_data(run: RunDir) -> bool:
     return data == environment.files(run)
 
 
-def _orders(text: str, path: Path) -> dict[str, Any] | None:
-    """plan.json without what another shell brings along: PATH and its like are no difference either."""
-    try:
-        value: dict[str, Any] = json.loads(_bare(text, path))
-    except ValueError:  # torn
-        return None
+def _bare(name: str, text: str, run: RunDir) -> Any:
+    """What was decided, without what is no difference: the run's own folder, and what another shell brings along."""
+    text = text.replace(str(run.path), "")
+    if name != run.orders.name:
+        return text
+    value = json.loads(text)
     return {**value, "stages": [{**stage, "environment": None} for stage in value["stages"]]}
-
-
-def _bare(text: str, path: Path) -> str:
-    """Every run writes into its own folder: that is no difference."""
-    return text.replace(str(path), "")
