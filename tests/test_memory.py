@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from ax_recipe import architecture, kept, memory
 from ax_recipe.hardware import CPU, parse
 from ax_recipe.memory import Memory
-from ax_recipe.settings import CUT, LIGER, OPTIMIZERS, Settings, resolve
+from ax_recipe.settings import LIGER, OPTIMIZERS, Settings, resolve
 from conftest import ROOT
 
 LLAMA = architecture.find("NousResearch/Meta-Llama-3.1-8B")
 H200 = parse("1xH200-141GB")
+CUT = "axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"
 QLORA: dict[str, Any] = {
     "adapter": "qlora", "load_in_4bit": True, "lora_r": 64, "lora_dropout": 0.05, "lora_target_linear": True,
     "bf16": "auto", "gradient_checkpointing": True, "sequence_len": 4096, "micro_batch_size": 2,

@@ -211,7 +211,7 @@ def _exact(shape: Shape, text: Mapping[str, Any]) -> int:
         layer += shape.q + 2 * shape.kv + shape.hidden
     if text.get("mlp_bias"):
         layer += 2 * shape.feedforward + shape.hidden
-    return _embeddings(shape) + shape.layers * layer + shape.hidden + _eyes(text)
+    return embeddings(shape) + shape.layers * layer + shape.hidden + _eyes(text)
 
 
 def _is_gemma3(config: Mapping[str, Any]) -> bool:
@@ -238,10 +238,11 @@ def _least(shape: Shape, text: Mapping[str, Any]) -> int:
     width = int(text.get("moe_intermediate_size") or shape.feedforward) if experts > 1 else shape.feedforward
     dense = int(text.get("first_k_dense_replace") or 0)
     blocks = (shape.layers - dense) * experts * width + dense * shape.feedforward
-    return _embeddings(shape) + 3 * shape.hidden * blocks
+    return embeddings(shape) + 3 * shape.hidden * blocks
 
 
-def _embeddings(shape: Shape) -> int:
+def embeddings(shape: Shape) -> int:
+    """Parameters of the embeddings and of the head, one and the same where they are tied."""
     return shape.vocab * shape.hidden * (1 if shape.tied else 2)
 
 

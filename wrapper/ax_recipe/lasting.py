@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ax_recipe.architecture import Shape
+from ax_recipe.architecture import Shape, embeddings
 from ax_recipe.kept import adapter_parameters
 from ax_recipe.settings import OPTIMIZERS, Settings
 
@@ -21,11 +21,6 @@ def weights(shape: Shape, s: Settings) -> float:
         return (shape.parameters * s.bytes + widened(shape, s, 2)) / shards(s)
     spread = (quantized * 0.5 + (shape.parameters - quantized) * s.bytes) / shards(s)
     return spread + quantized * scales  # the scales are no parameters: each GPU keeps them all
-
-
-def embeddings(shape: Shape) -> int:
-    """Parameters of the embeddings and of the head, one and the same where they are tied."""
-    return shape.vocab * shape.hidden * (1 if shape.tied else 2)
 
 
 def widened(shape: Shape, s: Settings, more: float) -> float:

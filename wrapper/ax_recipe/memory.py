@@ -10,7 +10,7 @@ from math import ceil
 from typing import Any
 
 from ax_recipe import kept, lasting
-from ax_recipe.architecture import Shape
+from ax_recipe.architecture import Shape, embeddings
 from ax_recipe.hardware import Hardware
 from ax_recipe.kept import adapter_parameters as adapter_parameters  # of this module's public names
 from ax_recipe.settings import Settings
@@ -160,8 +160,8 @@ def _give_embeddings(shape: Shape, s: Settings, c: Constants, moments: dict[str,
     """At the end FSDP gives the embeddings' gradients away: whole, and once more on their way out."""
     last = moments["embeddings"]
     last["workspace"] -= _gathered(shape, s, c)
-    last["activations"] = 2.0 * lasting.embeddings(shape) * s.bytes
-    last["gradients"] -= lasting.embeddings(shape) * lasting.gradient_bytes(s)
+    last["activations"] = 2.0 * embeddings(shape) * s.bytes
+    last["gradients"] -= embeddings(shape) * lasting.gradient_bytes(s)
     last["buckets"] = moments["optimizer step"]["buckets"] = 0.0
 
 
@@ -208,7 +208,7 @@ def _gathered(shape: Shape, s: Settings, c: Constants) -> float:
     """With spread weights: a few whole layers, and the embeddings, which FSDP gathers as one and keeps to the end."""
     if lasting.shards(s) == 1:
         return 0.0
-    return c.gathered * _layer_bytes(shape, s) + (lasting.embeddings(shape) * s.bytes if s.layout == "fsdp" else 0)
+    return c.gathered * _layer_bytes(shape, s) + (embeddings(shape) * s.bytes if s.layout == "fsdp" else 0)
 
 
 def _layer_bytes(shape: Shape, s: Settings) -> float:
@@ -245,7 +245,7 @@ def _embedding_gradients(shape: Shape, s: Settings) -> float:
     if s.method != "full" or s.accumulation > 1 or (shape.tied and s.layout != "fsdp"):
         return 0.0
     if s.layout == "fsdp":  # with those of the head, in one
-        return lasting.embeddings(shape) * lasting.gradient_bytes(s)
+        return embeddings(shape) * lasting.gradient_bytes(s)
     return shape.vocab * shape.hidden * (lasting.gradient_bytes(s) + (2 if s.wide_embeddings else 0))
 
 
@@ -267,9 +267,9 @@ def _hole(shape: Shape, s: Settings, moment: str) -> float:
     if lasting.shards(s) == 1 or not s.checkpointing:
         return plain
     if s.method != "full" and moment == "first backward":
-        return kept.room(shape, s) + lasting.embeddings(shape) * s.bytes
+        return kept.room(shape, s) + embeddings(shape) * s.bytes
     if s.layout == "fsdp" and s.method == "full" and moment == "last backward":
-        return kept.room(shape, s) + lasting.gradients(shape, s) - lasting.embeddings(shape) * lasting.gradient_bytes(s)
+        return kept.room(shape, s) + lasting.gradients(shape, s) - embeddings(shape) * lasting.gradient_bytes(s)
     return plain
 
 

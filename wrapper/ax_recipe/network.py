@@ -47,8 +47,3 @@ def _whole(shape: Shape, s: Settings) -> float:
 def _weights(shape: Shape, s: Settings) -> float:
     linear = shape.linear_parameters * (0.5 if s.method == "qlora" else s.bytes)
     return linear + (shape.parameters - shape.linear_parameters) * s.bytes
-
-
-def efficiency(step_s: float, between: Traffic) -> float:
-    """The share of as many machines without a network between them."""
-    return 1 - between.seconds / step_s

@@ -248,7 +248,8 @@ def probe(python: Path, program: Path, *arguments: str, environment: Mapping[str
     :raises MissingError: it failed; the message ends with the probe's own last line.
     """
     argv = [str(python), str(program), *arguments]
-    quiet = {**os.environ, "AXOLOTL_DO_NOT_TRACK": "1", **(environment or {})}
+    # A probe may import what lies beside it, however python is told to start.
+    quiet = {**os.environ, "AXOLOTL_DO_NOT_TRACK": "1", "PYTHONSAFEPATH": "", **(environment or {})}
     try:
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=quiet, check=False)
     except OSError as error:

@@ -16,7 +16,6 @@ Orders = Mapping[str, Any]
 # Read whole each time; of a larger file that has its size and time, the 16 GB of a merged 8B model for one, nothing
 # is read: hashing them costs a minute at each resume. One whose time is another is read before it counts as changed.
 SMALL = 2**26
-_CHUNK = 2**20
 _MODEL = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*", "*.jinja")
 _ADAPTER = ("adapter_model*", "adapter_config.json", "tokenizer*", "*.jinja")
 
@@ -32,10 +31,9 @@ class Mark:
 
 def mark(path: Path) -> Mark:
     """Read the whole of ``path``, in small pieces."""
-    status, digest = path.stat(), hashlib.sha256()
+    status = path.stat()
     with path.open("rb") as file:
-        while piece := file.read(_CHUNK):
-            digest.update(piece)
+        digest = hashlib.file_digest(file, "sha256")
     return Mark(status.st_size, status.st_mtime_ns, digest.hexdigest())
 
 

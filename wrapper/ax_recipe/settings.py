@@ -15,7 +15,6 @@ from ax_recipe.errors import RecipeError
 from ax_recipe.hardware import Hardware
 
 LIGER = "axolotl.integrations.liger.LigerPlugin"
-CUT = "axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"
 
 # Optimizers whose state is known: bytes for each trained parameter, where the parameter has 4 bytes and where it has 2.
 # torch keeps its state in the parameter's own precision, bitsandbytes in 4 bytes, or in 1 with a scale for each 256.

@@ -69,8 +69,8 @@ def _text(keys: Mapping[str, Any]) -> str:
 
 def _answer(keys: Mapping[str, Any], hardware: Hardware, axolotl: Axolotl) -> Path:
     """Where the answer is kept: named by all that it depends on."""
-    program = assets.probe("validate.py").read_text(encoding="utf-8")
-    asked = (_text(keys), json.dumps(capabilities(hardware)), axolotl.version, str(axolotl.command), program)
+    programs = [assets.probe(name).read_text(encoding="utf-8") for name in ("validate.py", "listening.py")]
+    asked = (_text(keys), json.dumps(capabilities(hardware)), axolotl.version, str(axolotl.command), *programs)
     name = hashlib.sha256("\0".join(asked).encode()).hexdigest()[:24]
     return cache_folder() / "validated" / f"{name}.json"
 

@@ -11,7 +11,7 @@ from typing import Any
 from ax_recipe.data import formats
 from ax_recipe.data.counting import CHARACTERS
 from ax_recipe.data.formats import ALPACA, CHAT, COMPLETION, PREFERENCE
-from ax_recipe.data.rows import KINDS, locate, read
+from ax_recipe.data.rows import locate, read
 from ax_recipe.data.turns import ROLES
 from ax_recipe.errors import RecipeError
 
@@ -149,8 +149,3 @@ def preference_keys(row: Mapping[str, Any], rl: str, template: str) -> dict[str,
 
 
 _PAIR = frozenset(["chosen", "rejected"])
-
-
-def is_data(path: Path) -> bool:
-    """Whether a path is one that data may lie at."""
-    return path.is_dir() or Path(path.name.removesuffix(".gz")).suffix in {*KINDS, ".parquet", ".arrow"}

@@ -22,7 +22,6 @@ import importlib.machinery
 import importlib.util
 import inspect
 import json
-import logging
 import os
 import pkgutil
 import re
@@ -37,6 +36,8 @@ from typing import Any
 
 # Before Axolotl is imported: no telemetry thread, no look-up of hub kernels.
 os.environ.update(AXOLOTL_DO_NOT_TRACK="1", HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
+
+from listening import listening  # type: ignore[import-not-found]  # beside us
 
 Json = dict[str, Any]
 
@@ -362,25 +363,6 @@ def error_text(error: Exception, key: str) -> str:
             text = str(each["msg"]).removeprefix("Value error, ")
             return text if key in text else f"{key}: {text}"
     return str(error)
-
-
-@contextlib.contextmanager
-def listening(records: list[str]) -> Iterator[None]:
-    """Collect the warnings that Axolotl's schema modules log."""
-
-    class Collect(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            records.append(record.getMessage())
-
-    handler = Collect(logging.WARNING)
-    loggers = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.startswith("axolotl")]
-    for logger in loggers:
-        logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeHandler(handler)
 
 
 def add_datasets(schema: Json) -> None:

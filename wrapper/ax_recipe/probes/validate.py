@@ -14,7 +14,6 @@ import contextlib
 import copy
 import importlib
 import json
-import logging
 import os
 import re
 import sys
@@ -30,6 +29,7 @@ from typing import Any
 os.environ.update(AXOLOTL_DO_NOT_TRACK="1", HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
 
 import yaml
+from listening import listening  # type: ignore[import-not-found]  # beside us
 
 Json = dict[str, Any]
 Check = tuple[list[Any], Callable[[], object]]  # where it looks, and what raises
@@ -113,25 +113,6 @@ def described(error: Exception, place: list[Any]) -> Iterator[Json]:
     for each in details():
         message = str(each["msg"]).removeprefix("Value error, ")
         yield {"loc": [*place, *each["loc"]], "message": message}
-
-
-@contextlib.contextmanager
-def listening(records: list[str]) -> Iterator[None]:
-    """Collect the warnings that Axolotl's modules log."""
-
-    class Collect(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            records.append(record.getMessage())
-
-    handler = Collect(logging.WARNING)
-    loggers = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.startswith("axolotl")]
-    for logger in loggers:
-        logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeHandler(handler)
 
 
 if __name__ == "__main__":

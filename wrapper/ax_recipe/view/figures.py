@@ -27,6 +27,11 @@ def counted(number: int, one: str, more: str = "s") -> str:
     return f"{number:,} {one}{'' if number == 1 else more}"
 
 
+def parameters(count: int) -> str:
+    """``8.03 billion``, ``135 million``."""
+    return f"{count / 1e9:.2f} billion" if count >= 1e9 else f"{count / 1e6:.3g} million"
+
+
 def duration(seconds: float | None) -> str:
     """``42s``, ``12m 40s``, ``3h 07m``, ``2d 04h``; ``-`` when unknown."""
     if seconds is None or not math.isfinite(seconds):

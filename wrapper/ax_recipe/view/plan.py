@@ -13,7 +13,7 @@ from rich.text import Text
 from ax_recipe.choose import Choice
 from ax_recipe.forecast import Forecast
 from ax_recipe.memory import FITS, TIGHT, WILL_NOT_FIT, Parts
-from ax_recipe.view.figures import clean, counted, duration
+from ax_recipe.view.figures import clean, counted, duration, parameters
 from ax_recipe.view.row import style
 
 _BADGES = {FITS: "OK", TIGHT: "WATCH", WILL_NOT_FIT: "STOP"}
@@ -99,14 +99,10 @@ def _about(forecast: Forecast) -> Text:
     gpus = f" x {counted(s.gpus, 'GPU')}" if forecast.card_gib else ""
     at_least = "at least " if shape.outside else ""
     words = (
-        f"{clean(shape.name)}, {at_least}{_billions(shape.parameters)} parameters, {s.method}, {s.layout}; "
+        f"{clean(shape.name)}, {at_least}{parameters(shape.parameters)} parameters, {s.method}, {s.layout}; "
         f"{s.micro_batch} x {s.slots // s.micro_batch} tokens x {counted(s.accumulation, 'pass', 'es')}{gpus} a step"
     )
     return Text(words, style("label"))
-
-
-def _billions(parameters: int) -> str:
-    return f"{parameters / 1e9:.2f} billion" if parameters >= 1e9 else f"{parameters / 1e6:.3g} million"
 
 
 def _sizes(forecast: Forecast) -> Iterator[tuple[str, float]]:

@@ -11,7 +11,7 @@ from rich.text import Text
 from ax_recipe.ship import size
 from ax_recipe.ship.size import GIB, Fit
 from ax_recipe.ship.sizing import Sized
-from ax_recipe.view.figures import clean
+from ax_recipe.view.figures import clean, parameters
 from ax_recipe.view.row import style
 
 SOURCE = "cost: perplexity of Llama 3 8B, measured by llama.cpp (tools/quantize); a small model loses more"
@@ -24,7 +24,7 @@ def show(sized: Sized, console: Console | None = None) -> None:
 
 def picture(sized: Sized) -> RenderableType:
     """The sizes as tables. Pure."""
-    about = f"{clean(sized.name)}: {_count(sized.shape.parameters)} parameters, {sized.cache}"
+    about = f"{clean(sized.name)}: {parameters(sized.shape.parameters)} parameters, {sized.cache}"
     blocks: list[RenderableType] = [Text(about, style("title"))]
     if sized.shape.outside:
         blocks.append(Text(f"{sized.shape.outside}: sizes are lower bounds", style("WATCH")))
@@ -33,10 +33,6 @@ def picture(sized: Sized) -> RenderableType:
         how = "its file" if sized.measured else "in 32 bits, as PEFT saves it"
         blocks.append(Text(f"adapter: {bytes_(sized.adapter)} ({how})"))
     return Group(*blocks, *_advice(sized))
-
-
-def _count(parameters: int) -> str:
-    return f"{parameters / 1e9:.2f} billion" if parameters >= 1e9 else f"{parameters / 1e6:.3g} million"
 
 
 def bytes_(size_: float) -> str:
