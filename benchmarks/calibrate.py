@@ -16,10 +16,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ax_recipe import architecture, memory, settings, timing
-from ax_recipe.architecture import Shape
 from ax_recipe.errors import MissingError
-from ax_recipe.hardware import Hardware, parse
+from ax_recipe.forecast import architecture, memory, settings, timing
+from ax_recipe.forecast.architecture import Shape
+from ax_recipe.forecast.hardware import Hardware, parse
 
 TABLE = Path(__file__).with_name("measured.json")
 USUAL = "NousResearch/Meta-Llama-3.1-8B"

@@ -17,7 +17,7 @@ import psutil
 from replay import ROOT
 
 from ax_recipe.observe.events import Began, Metrics, Step, to_json
-from ax_recipe.rundir import RunDir, RunState, StageRecord
+from ax_recipe.run.rundir import RunDir, RunState, StageRecord
 
 SECONDS = 40.0
 WARM_S = 8.0  # imports and the first picture are not what a run of hours pays for

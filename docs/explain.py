@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ax_recipe import explaining
-from ax_recipe.topics import TOPICS
+from ax_recipe.explain import explaining
+from ax_recipe.explain.topics import TOPICS
 from ax_recipe.view import topic
 
 TARGET = Path(__file__).with_suffix(".md")

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ax_recipe import planning, recipe
-from ax_recipe.forecast import Forecast
-from ax_recipe.recipe import Recipe, Scratch
+from ax_recipe.forecast.forecast import Forecast
+from ax_recipe.recipe import recipe
+from ax_recipe.recipe.recipe import Recipe, Scratch
+from ax_recipe.run import planning
 from ax_recipe.view import library
 
 TARGET = Path(__file__).resolve().parents[1] / "recipes" / "README.md"

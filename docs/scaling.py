@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ax_recipe import hardware, network, plan, planning, recipe, settings
-from ax_recipe.forecast import Forecast
-from ax_recipe.hardware import Hardware
+from ax_recipe.forecast import hardware, network, settings
+from ax_recipe.forecast.forecast import Forecast
+from ax_recipe.forecast.hardware import Hardware
+from ax_recipe.plan import plan
+from ax_recipe.recipe import recipe
+from ax_recipe.run import planning
 
 TARGET = Path(__file__).with_name("nodes.md")
 BEGIN, END = "<!-- written by python docs/scaling.py -->", "<!-- to here -->"

@@ -35,9 +35,11 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "wrapper")]
 
-from ax_recipe import axolotl, policy, rundir, seal  # noqa: E402
-from ax_recipe.policy import Policy  # noqa: E402
-from ax_recipe.rundir import RunDir  # noqa: E402
+from ax_recipe import axolotl  # noqa: E402
+from ax_recipe.run import rundir, seal  # noqa: E402
+from ax_recipe.run.rundir import RunDir  # noqa: E402
+from ax_recipe.survive import policy  # noqa: E402
+from ax_recipe.survive.policy import Policy  # noqa: E402
 from fake_ollama import serve  # noqa: E402
 from ship_folders import CHAT, write_model, write_tokenizer  # noqa: E402
 

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import faults
-from ax_recipe import axolotl, hardware, preparing, recipe, rundir
+from ax_recipe import axolotl
+from ax_recipe.forecast import hardware
 from ax_recipe.observe.events import Config, Event, GpuSample, to_json
-from ax_recipe.rundir import RunDir, StageRecord
+from ax_recipe.recipe import recipe
+from ax_recipe.run import preparing, rundir
+from ax_recipe.run.rundir import RunDir, StageRecord
 
 SHAPE = {
     "model_type": "llama",

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 import faults
 import stories
-from ax_recipe import advise, recipe, story
-from ax_recipe.edit import edited
 from ax_recipe.observe.events import Config, Crashed, Evaluation, Event
+from ax_recipe.recipe import recipe
+from ax_recipe.recipe.edit import edited
+from ax_recipe.results import advise, story
 from conftest import Invoke
 
 pytestmark = pytest.mark.usefixtures("fake_axolotl")

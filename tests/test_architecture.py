@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from ax_recipe import architecture, recipe
 from ax_recipe.errors import MissingError, RecipeError
+from ax_recipe.forecast import architecture
+from ax_recipe.recipe import recipe
 
 TABLE = json.loads(Path(architecture.__file__).with_name("architectures.json").read_text(encoding="utf-8"))
 LLAMA = TABLE[0]["config"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ax_recipe import attend
-from ax_recipe.rundir import RunDir, RunState, StageRecord
+from ax_recipe.run.rundir import RunDir, RunState, StageRecord
+from ax_recipe.verbs import attend
 
 
 def test_a_summary_fits_its_terminal_and_is_a_line_to_a_stage_elsewhere(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ax_recipe import assets
-from ax_recipe.schema import check
+from ax_recipe.recipe.schema import check
 
 PLAIN = {"base_model": "x", "learning_rate": 1e-4, "micro_batch_size": 1, "gradient_accumulation_steps": 1}
 DATASETS = {"datasets": [{"path": "x", "type": "alpaca"}]}

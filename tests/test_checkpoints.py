@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ax_recipe import checkpoints
-from ax_recipe.checkpoints import Checkpoint
+from ax_recipe.survive import checkpoints
+from ax_recipe.survive.checkpoints import Checkpoint
 from conftest import ROOT
 
 save: Callable[..., None] = runpy.run_path(str(ROOT / "tests/bin/axolotl"))["save"]

@@ -12,13 +12,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ax_recipe import checking, preparing, recipe
 from ax_recipe.checks import all as checks
-from ax_recipe.checks import planned
+from ax_recipe.checks import checking, planned
 from ax_recipe.checks.subject import Subject
 from ax_recipe.codes import CODES
-from ax_recipe.document import Document
-from ax_recipe.hardware import CPU, parse
+from ax_recipe.forecast.hardware import CPU, parse
+from ax_recipe.recipe import recipe
+from ax_recipe.recipe.document import Document
+from ax_recipe.run import preparing
 from conftest import Invoke, installed_axolotl
 from wrong_configs import GOOD, WRONG, Wrong, data, lay_out, write
 

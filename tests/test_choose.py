@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ax_recipe import architecture, choose, decide, plan, recipe
-from ax_recipe.choose import BATCH, CHECKPOINTING, Choice
-from ax_recipe.decide import Wish
 from ax_recipe.errors import RecipeError
-from ax_recipe.hardware import KINDS, GpuKind, Hardware, parse
-from ax_recipe.plan import Plan
+from ax_recipe.forecast import architecture, choose
+from ax_recipe.forecast.choose import BATCH, CHECKPOINTING, Choice
+from ax_recipe.forecast.hardware import KINDS, GpuKind, Hardware, parse
+from ax_recipe.plan import decide, plan
+from ax_recipe.plan.decide import Wish
+from ax_recipe.plan.plan import Plan
+from ax_recipe.recipe import recipe
 
 SHAPES = st.sampled_from(
     [architecture.find(name) for name in ("meta-llama/Llama-3.1-8B", "Qwen/Qwen3-0.6B", "meta-llama/Llama-3.1-70B")]

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ax_recipe import stages
 from ax_recipe.cli import STAGES, main
 from ax_recipe.cli.program import GROUPS
+from ax_recipe.run import stages
 from conftest import Invoke
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

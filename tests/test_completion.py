@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ax_recipe import recipe
 from ax_recipe.codes import CODES
-from ax_recipe.rundir import RunDir, RunState
-from ax_recipe.topics import TOPICS
+from ax_recipe.explain.topics import TOPICS
+from ax_recipe.recipe import recipe
+from ax_recipe.run.rundir import RunDir, RunState
 from conftest import ROOT, Invoke
 
 
@@ -85,7 +85,7 @@ def test_completing_is_quick_and_imports_little(shell: Path) -> None:
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     modules = set(told.stderr.split())
     assert "ax_recipe.cli.completion" in modules
-    assert not modules & {"rich", "httpx", "jinja2", "ax_recipe.plan", "ax_recipe.recipe", "yaml", "psutil"}
+    assert not modules & {"rich", "httpx", "jinja2", "ax_recipe.plan.plan", "ax_recipe.recipe.recipe", "yaml", "psutil"}
 
 
 def needs(name: str) -> str:

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from ax_recipe import survey
+from ax_recipe.checks import survey
 from ax_recipe.data import formats, measure, rows, turns
 from ax_recipe.data.samples import reader
 from ax_recipe.data.seen import Seen
@@ -317,7 +317,7 @@ def test_a_row_is_seen_again_in_whatever_order_its_columns_stand() -> None:
 def test_memory_stays_flat(tmp_path: Path) -> None:
     """A file ten times as large takes no more: 3 MB and 30 MB of rows."""
     program = (
-        "import sys\nfrom pathlib import Path\nfrom ax_recipe import survey\nsurvey.of_file(sys.argv[1], None, None)\n"
+        "import sys\nfrom pathlib import Path\nfrom ax_recipe.checks import survey\nsurvey.of_file(sys.argv[1], None, None)\n"
         "print(next(w for w in Path('/proc/self/status').read_text().splitlines() if w.startswith('VmHWM')).split()[1])"
     )
     peaks = []

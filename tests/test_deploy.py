@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ax_recipe import outcomes, seal, stages
 from ax_recipe.errors import MissingError, RecipeError, RunFailedError
-from ax_recipe.rundir import RunDir, RunState, StageRecord
+from ax_recipe.launch import outcomes
+from ax_recipe.run import seal, stages
+from ax_recipe.run.rundir import RunDir, RunState, StageRecord
 from ax_recipe.ship import deploy, modelfile
 from ax_recipe.ship.deploy import Deployed, Wanted
 from ax_recipe.ship.export import Wishes, export

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import stories
 from ax_recipe.diagnose import Diagnosis, diagnose, of_run
 from ax_recipe.diagnose.causes import table
-from ax_recipe.rundir import RunDir, StageRecord
+from ax_recipe.run.rundir import RunDir, StageRecord
 from conftest import ROOT, Invoke
 from failures import FAILURES, LOGS, SAMPLES, Sample
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from ax_recipe import architecture, disk, settings
-from ax_recipe.disk import Need
 from ax_recipe.errors import MissingError
-from ax_recipe.hardware import parse
+from ax_recipe.forecast import architecture, disk, settings
+from ax_recipe.forecast.disk import Need
+from ax_recipe.forecast.hardware import parse
 
 LLAMA = "NousResearch/Meta-Llama-3.1-8B"
 KEYS: dict[str, Any] = {

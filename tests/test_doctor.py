@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ax_recipe import doctor
+from ax_recipe.verbs import doctor
 
 LOGS = {
     "wandb": "wandb_project: boats",

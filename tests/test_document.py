@@ -10,8 +10,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ax_recipe.document import MAX_BYTES, Document, dotted, parse, read
 from ax_recipe.errors import AxRecipeError, MissingError, Problem, ProblemsError
+from ax_recipe.recipe.document import MAX_BYTES, Document, dotted, parse, read
 
 CONFIG = """\
 base_model: x   # a comment

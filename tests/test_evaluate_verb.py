@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ax_recipe import rundir
-from ax_recipe.rundir import RunDir
+from ax_recipe.run import rundir
+from ax_recipe.run.rundir import RunDir
 from conftest import Invoke
 from fake_ollama import CHATML, serve
 

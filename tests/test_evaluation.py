@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from ax_recipe import evaluation, scoring
-from ax_recipe.rundir import RunDir
+from ax_recipe.recipe import scoring
+from ax_recipe.results import evaluation
+from ax_recipe.run.rundir import RunDir
 from ax_recipe.view import evaluation as view
 
 TARGETS = {"loss": None, "eval_loss": None, "forgotten": None}

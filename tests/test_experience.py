@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
-from ax_recipe import experience, forecast, recipe
-from ax_recipe.forecast import Forecast, fingerprint
-from ax_recipe.hardware import KINDS, named, parse
+from ax_recipe.forecast import forecast
+from ax_recipe.forecast.forecast import Forecast, fingerprint
+from ax_recipe.forecast.hardware import KINDS, named, parse
 from ax_recipe.observe import events
-from ax_recipe.preparing import for_print, foretold
-from ax_recipe.rundir import RunDir
+from ax_recipe.recipe import recipe
+from ax_recipe.results import experience
+from ax_recipe.run.preparing import for_print, foretold
+from ax_recipe.run.rundir import RunDir
 from conftest import ROOT, Invoke
 
 EVENTS = ROOT / "tests/logs/axolotl-0.19.0-2gpu-pirate.jsonl"

@@ -13,11 +13,12 @@ from types import ModuleType
 import pytest
 
 import stories
-from ax_recipe import explaining, recipe
-from ax_recipe.explaining import Training
-from ax_recipe.families import SHOWN
+from ax_recipe.explain import explaining
+from ax_recipe.explain.explaining import Training
+from ax_recipe.explain.families import SHOWN
+from ax_recipe.explain.topics import TOPICS
+from ax_recipe.recipe import recipe
 from ax_recipe.ship.hf_jinja import HfTemplate
-from ax_recipe.topics import TOPICS
 from ax_recipe.view import topic
 from conftest import ROOT, Invoke, installed_axolotl
 
@@ -39,7 +40,7 @@ def flat(text: str) -> str:
 
 
 def test_every_topic_of_the_table_has_its_text_and_none_is_left_over() -> None:
-    files = {path.name for path in (ROOT / "wrapper/ax_recipe/topics").glob("*.j2")}
+    files = {path.name for path in (ROOT / "wrapper/ax_recipe/explain/topics").glob("*.j2")}
     assert files == {f"{name}.md.j2" for name in TOPICS}
     assert len(TOPICS) == 13
 

@@ -17,9 +17,12 @@ import psutil
 import pytest
 
 import slurm_cluster
-from ax_recipe import assets, checkpoints, gathering, rundir
+from ax_recipe import assets
 from ax_recipe.axolotl import Axolotl
-from ax_recipe.rundir import RunDir
+from ax_recipe.launch import gathering
+from ax_recipe.run import rundir
+from ax_recipe.run.rundir import RunDir
+from ax_recipe.survive import checkpoints
 from conftest import ROOT, installed_axolotl
 from test_runner import Command, background, newest, until
 

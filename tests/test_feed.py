@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ax_recipe.feed import Feed
 from ax_recipe.observe.events import Event
+from ax_recipe.observe.feed import Feed
 from ax_recipe.observe.state import summary
-from ax_recipe.rundir import RunDir, RunState, StageRecord
+from ax_recipe.run.rundir import RunDir, RunState, StageRecord
 
 LOGS = Path(__file__).parent / "logs"
 LOG, EXACT = LOGS / "axolotl-0.19.0-2gpu-pirate.log", LOGS / "axolotl-0.19.0-2gpu-pirate.jsonl"

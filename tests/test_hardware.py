@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ax_recipe.errors import MissingError, RecipeError
-from ax_recipe.hardware import CPU, KINDS, Hardware, here, lend, parse
+from ax_recipe.forecast.hardware import CPU, KINDS, Hardware, here, lend, parse
 
 H200 = KINDS["H200-141GB"]
 

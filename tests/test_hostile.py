@@ -14,10 +14,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ax_recipe import hardware, recipe, rundir, secret
-from ax_recipe import plan as plans
 from ax_recipe.errors import ProblemsError, RecipeError
-from ax_recipe.render import render
+from ax_recipe.forecast import hardware
+from ax_recipe.plan import plan as plans
+from ax_recipe.plan.render import render
+from ax_recipe.recipe import recipe, secret
+from ax_recipe.run import rundir
 from ax_recipe.ship import modelfile
 from conftest import Invoke
 

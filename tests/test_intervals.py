@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from ax_recipe import intervals
-from ax_recipe.intervals import Interval, Rows
+from ax_recipe.results import intervals
+from ax_recipe.results.intervals import Interval, Rows
 
 
 def rows(draw: random.Random, count: int, gain: float) -> Rows:

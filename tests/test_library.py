@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from ax_recipe import planning, preparing, recipe
-from ax_recipe.memory import FITS, UNKNOWN
-from ax_recipe.recipe import Recipe
+from ax_recipe.forecast.memory import FITS, UNKNOWN
+from ax_recipe.recipe import recipe
+from ax_recipe.recipe.recipe import Recipe
+from ax_recipe.run import planning, preparing
 from ax_recipe.view import library
 from conftest import ROOT, installed_axolotl
 from tiny_bases import DATA, TOKENS, reads, small, texts

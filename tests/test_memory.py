@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ax_recipe import architecture, kept, memory
-from ax_recipe.hardware import CPU, parse
-from ax_recipe.memory import Memory
-from ax_recipe.settings import LIGER, OPTIMIZERS, Settings, resolve
+from ax_recipe.forecast import architecture, kept, memory
+from ax_recipe.forecast.hardware import CPU, parse
+from ax_recipe.forecast.memory import Memory
+from ax_recipe.forecast.settings import LIGER, OPTIMIZERS, Settings, resolve
 from conftest import ROOT
 
 LLAMA = architecture.find("NousResearch/Meta-Llama-3.1-8B")

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from ax_recipe import hardware, network, plan, recipe
-from ax_recipe.architecture import Shape
-from ax_recipe.hardware import Hardware
-from ax_recipe.settings import Settings, resolve
+from ax_recipe.forecast import hardware, network
+from ax_recipe.forecast.architecture import Shape
+from ax_recipe.forecast.hardware import Hardware
+from ax_recipe.forecast.settings import Settings, resolve
+from ax_recipe.plan import plan
+from ax_recipe.recipe import recipe
 from conftest import ROOT, Invoke
 
 ADAPTER = 167_772_160  # of r = 64 on every linear layer of Llama 3.1 8B

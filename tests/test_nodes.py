@@ -18,12 +18,15 @@ from typing import Any
 import pytest
 import yaml
 
-from ax_recipe import belonging, cluster, gathering, regrouping, rundir
 from ax_recipe.cli import program
-from ax_recipe.cluster import Cluster
 from ax_recipe.errors import RecipeError, RunFailedError
-from ax_recipe.gathering import Gathering
-from ax_recipe.rundir import RunDir, StageRecord
+from ax_recipe.forecast import cluster
+from ax_recipe.forecast.cluster import Cluster
+from ax_recipe.launch import gathering
+from ax_recipe.launch.gathering import Gathering
+from ax_recipe.run import belonging, rundir
+from ax_recipe.run.rundir import RunDir, StageRecord
+from ax_recipe.verbs import regrouping
 from conftest import ROOT
 from test_runner import Command, background, newest, states, until
 from test_survive import OOM_LOG

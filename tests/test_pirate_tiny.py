@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ax_recipe import evaluation, outcomes, rundir
-from ax_recipe.rundir import RunDir
+from ax_recipe.launch import outcomes
+from ax_recipe.results import evaluation
+from ax_recipe.run import rundir
+from ax_recipe.run.rundir import RunDir
 from ax_recipe.ship import adapter, deploy, llama, modelfile, source
 from ax_recipe.ship.deploy import Wanted
 from ax_recipe.ship.export import Wishes, export

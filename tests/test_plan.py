@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ax_recipe import plan, recipe, stages
 from ax_recipe.axolotl import Axolotl
-from ax_recipe.hardware import CPU, KINDS, Hardware, parse
-from ax_recipe.rundir import RunDir
+from ax_recipe.forecast.hardware import CPU, KINDS, Hardware, parse
+from ax_recipe.plan import plan
+from ax_recipe.recipe import recipe
+from ax_recipe.run import stages
+from ax_recipe.run.rundir import RunDir
 
 
 def keys(name: str, hardware: Hardware) -> dict[str, object]:

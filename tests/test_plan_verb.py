@@ -13,9 +13,10 @@ import pytest
 import yaml
 from rich.console import Console
 
-from ax_recipe import cluster, forecast, recipe
-from ax_recipe.architecture import from_config
-from ax_recipe.hardware import parse
+from ax_recipe.forecast import cluster, forecast
+from ax_recipe.forecast.architecture import from_config
+from ax_recipe.forecast.hardware import parse
+from ax_recipe.recipe import recipe
 from ax_recipe.view import plan as view
 from conftest import ROOT, Invoke
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ax_recipe import proof
-from ax_recipe.rundir import RunDir, StageRecord
+from ax_recipe.run.rundir import RunDir, StageRecord
+from ax_recipe.survive import proof
 
 
 def run_of(tmp_path: Path, method: str) -> tuple[RunDir, dict[str, object]]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ax_recipe import recipe
 from ax_recipe.errors import MissingError, ProblemsError, RecipeError
-from ax_recipe.recipe import Scratch
+from ax_recipe.recipe import recipe
+from ax_recipe.recipe.recipe import Scratch
 
 SMALLEST = "base: ./base\ndata:\n  - path: rows.jsonl\n    type: chat_template\n"
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ax_recipe import policy, recovery
 from ax_recipe.diagnose import Diagnosis
 from ax_recipe.errors import RecipeError
-from ax_recipe.policy import Policy
+from ax_recipe.survive import policy, recovery
+from ax_recipe.survive.policy import Policy
 
 KEYS: dict[str, Any] = {"micro_batch_size": 4, "gradient_accumulation_steps": 2, "gradient_checkpointing": False}
 

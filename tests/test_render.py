@@ -10,9 +10,11 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ax_recipe import assets, preparing, recipe
-from ax_recipe.plan import Config, Origin
-from ax_recipe.render import render
+from ax_recipe import assets
+from ax_recipe.plan.plan import Config, Origin
+from ax_recipe.plan.render import render
+from ax_recipe.recipe import recipe
+from ax_recipe.run import preparing
 
 EXPECTED = Path(__file__).parent / "expected"
 RECIPES = [path.stem for path in recipe.bundled()]
@@ -71,7 +73,7 @@ def test_explain_says_where_a_value_came_from() -> None:
 def test_a_misspelt_name_in_the_template_is_an_error_not_an_empty_value() -> None:
     from jinja2 import UndefinedError
 
-    from ax_recipe.render import environment
+    from ax_recipe.plan.render import environment
 
     with pytest.raises(UndefinedError):
         environment().from_string("seed: {{ sead }}").render(seed=1)

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ax_recipe import belonging, rundir
 from ax_recipe.observe import events
 from ax_recipe.observe.events import Event, Metrics, Saved, Step
-from ax_recipe.rundir import RunDir
+from ax_recipe.run import belonging, rundir
+from ax_recipe.run.rundir import RunDir
 from conftest import ROOT
 
 pytestmark = [pytest.mark.axolotl, pytest.mark.slow]

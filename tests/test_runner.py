@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ax_recipe import rundir
 from ax_recipe.errors import MissingError, RecipeError
-from ax_recipe.rundir import RunDir, RunState, StageRecord
+from ax_recipe.run import rundir
+from ax_recipe.run.rundir import RunDir, RunState, StageRecord
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 DEADLINE_S = 20.0

@@ -15,9 +15,11 @@ import pytest
 
 import faults
 import stories
-from ax_recipe import environment, rundir, runs, story
 from ax_recipe.cli import SORTS
 from ax_recipe.errors import RecipeError
+from ax_recipe.launch import environment
+from ax_recipe.results import story
+from ax_recipe.run import rundir, runs
 from ax_recipe.view import report
 from ax_recipe.view import runs as view
 from conftest import Invoke

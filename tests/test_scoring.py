@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from ax_recipe import recipe, scoring
 from ax_recipe.errors import ProblemsError
+from ax_recipe.recipe import recipe, scoring
 
 
 @pytest.mark.parametrize(

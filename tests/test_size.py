@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from ax_recipe import architecture
-from ax_recipe.architecture import Shape
+from ax_recipe.forecast import architecture
+from ax_recipe.forecast.architecture import Shape
 from ax_recipe.ship import size
 from ax_recipe.ship.size import GIB, PRECISIONS, cache, longest_context, needed, recommend, weight_bytes
 from ax_recipe.ship.sizing import sized

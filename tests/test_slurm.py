@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import slurm_cluster
-from ax_recipe import rundir, stages
+from ax_recipe.run import rundir, stages
 from test_runner import Command, background, newest, states, until
 
 pytestmark = pytest.mark.slow

@@ -14,11 +14,12 @@ import psutil
 import pytest
 import yaml
 
-from ax_recipe import belonging, policy, rundir
 from ax_recipe.observe.events import Crashed, StageStarted
 from ax_recipe.observe.state import State, advance
-from ax_recipe.policy import Policy
-from ax_recipe.rundir import RunDir
+from ax_recipe.run import belonging, rundir
+from ax_recipe.run.rundir import RunDir
+from ax_recipe.survive import policy
+from ax_recipe.survive.policy import Policy
 from conftest import ROOT
 from test_runner import DEADLINE_S, background, newest, states, until
 
@@ -281,7 +282,7 @@ def test_two_runners_the_second_is_told_who_holds_the_run(command: Command, smal
         until(lambda: rundir.every(rundir.root()) and begun(newest()))
         holder = newest().holder()
         source = {"PYTHONPATH": str(ROOT / "wrapper"), **os.environ}
-        argv = [sys.executable, "-m", "ax_recipe.runner", str(newest().path), "--until="]
+        argv = [sys.executable, "-m", "ax_recipe.launch.runner", str(newest().path), "--until="]
         second = subprocess.run(argv, capture_output=True, text=True, env=source, check=False)
         assert second.returncode
         assert f"{holder} works on this run already" in second.stderr

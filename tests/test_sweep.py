@@ -17,12 +17,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from ax_recipe import axolotl, evaluation, hardware, rundir, stages, sweep
+from ax_recipe import axolotl
 from ax_recipe.cli.program import FORMS
 from ax_recipe.errors import RecipeError
-from ax_recipe.hardware import Hardware
-from ax_recipe.intervals import Interval
-from ax_recipe.sweep import Axis, Wishes
+from ax_recipe.forecast import hardware
+from ax_recipe.forecast.hardware import Hardware
+from ax_recipe.launch import sweep
+from ax_recipe.launch.sweep import Axis, Wishes
+from ax_recipe.results import evaluation
+from ax_recipe.results.intervals import Interval
+from ax_recipe.run import rundir, stages
 from ax_recipe.view import sweep as view
 from conftest import ROOT
 
@@ -150,7 +154,10 @@ def test_a_stopped_sweep_goes_on_where_it_was(command: Command, small_recipe: Pa
 
 SIDE_BY_SIDE = """
 import sys
-from ax_recipe import axolotl, hardware, rundir, sweep
+from ax_recipe import axolotl
+from ax_recipe.forecast import hardware
+from ax_recipe.run import rundir
+from ax_recipe.launch import sweep
 place = sweep.Place(rundir.root(), axolotl.find(), hardware.CPU, ("0", "1"))
 sweep.Sweep(sys.argv[1], sweep.Wishes(("lora.r=2,4,8",)), place).go(print)
 """

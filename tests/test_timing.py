@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ax_recipe import architecture, hardware, timing
-from ax_recipe.hardware import CPU, KINDS, Hardware, parse
-from ax_recipe.settings import LIGER, resolve
-from ax_recipe.timing import Data, Timing
+from ax_recipe.forecast import architecture, hardware, timing
+from ax_recipe.forecast.hardware import CPU, KINDS, Hardware, parse
+from ax_recipe.forecast.settings import LIGER, resolve
+from ax_recipe.forecast.timing import Data, Timing
 
 LLAMA = architecture.find("NousResearch/Meta-Llama-3.1-8B")
 ROW = {"messages": [{"role": "user", "content": "x" * 400}, {"role": "assistant", "content": "y" * 800}]}

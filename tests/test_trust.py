@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-from ax_recipe import checking, rundir, seal
-from ax_recipe.checks import foreign
+from ax_recipe.checks import checking, foreign
 from ax_recipe.checks.subject import Subject
-from ax_recipe.document import Document
 from ax_recipe.errors import RecipeError
-from ax_recipe.hardware import CPU
+from ax_recipe.forecast.hardware import CPU
+from ax_recipe.recipe.document import Document
+from ax_recipe.run import rundir, seal
 from conftest import installed_axolotl
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ax_recipe import preparing, recipe, validation
-from ax_recipe.plan import Plan
-from ax_recipe.render import render
+from ax_recipe.checks import validation
+from ax_recipe.plan.plan import Plan
+from ax_recipe.plan.render import render
+from ax_recipe.recipe import recipe
+from ax_recipe.run import preparing
 from conftest import installed_axolotl
 
 pytestmark = [pytest.mark.axolotl, pytest.mark.slow]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ax_recipe.attempts import Call
-from ax_recipe.watching import SAVE_S, SPARE_S, Watch
+from ax_recipe.launch.attempts import Call
+from ax_recipe.survive.watching import SAVE_S, SPARE_S, Watch
 
 
 def told(path: Path, *events: dict[str, Any]) -> Path:

@@ -18,12 +18,17 @@ import pytest
 import yaml
 
 import stories
-from ax_recipe import checking, families, plan, preparing, recipe, writing
+from ax_recipe.checks import checking
 from ax_recipe.cli import recipes as verbs
 from ax_recipe.data import glance
 from ax_recipe.errors import RecipeError
+from ax_recipe.explain import families
+from ax_recipe.plan import plan
+from ax_recipe.recipe import recipe
+from ax_recipe.run import preparing
 from ax_recipe.ship import prompter
-from ax_recipe.writing import Answers
+from ax_recipe.verbs import writing
+from ax_recipe.verbs.writing import Answers
 from conftest import ROOT, Invoke
 
 CHAT = {"messages": [{"role": "user", "content": "Why is it so?"}, {"role": "assistant", "content": "Arr. " * 100}]}

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ax_recipe import architecture
 from ax_recipe.data import formats
-from ax_recipe.recipe import Recipe
+from ax_recipe.forecast import architecture
+from ax_recipe.recipe.recipe import Recipe
 
 Row = dict[str, Any]
 

@@ -27,7 +27,7 @@ GRACE_S = {signal.SIGINT: 90.0, signal.SIGTERM: 10.0}
 HURRY_S = 3.0
 POLL_S = 0.1
 # Without -P, python would first look for every module in the folder that it is started in.
-RUNNER = (sys.executable, "-P", "-m", "ax_recipe.runner")
+RUNNER = (sys.executable, "-P", "-m", "ax_recipe.launch.runner")
 SOURCE = str(Path(__file__).resolve().parents[1])  # with which `python -m` finds this very ax_recipe
 
 

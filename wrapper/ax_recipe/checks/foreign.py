@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ax_recipe import assets, stages
+from ax_recipe import assets
 from ax_recipe.checks.subject import Subject, is_true
-from ax_recipe.document import Keys
 from ax_recipe.errors import Problem
+from ax_recipe.recipe.document import Keys
+from ax_recipe.run import stages
 
 CODE = "AX056"
 

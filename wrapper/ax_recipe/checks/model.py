@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 
-from ax_recipe import architecture
 from ax_recipe.checks.subject import ADAPTERS, Subject, has_token, nearest
 from ax_recipe.errors import Problem, RecipeError, RunFailedError
+from ax_recipe.forecast import architecture
 from ax_recipe.ship import tokenizer as tokenizers
 from ax_recipe.ship.tokenizer import TokenizerFiles
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from ax_recipe.checks.rows import ROOMS
 from ax_recipe.checks.subject import Subject, names_a_file, nearest
-from ax_recipe.document import Keys
 from ax_recipe.errors import Problem, RecipeError
+from ax_recipe.recipe.document import Keys
 
 _ON_THE_HUB_OR_HERE = ("tokenizer_config", "processor_config", "lora_model_dir")
 # Words that Axolotl 0.19 hands on as they are: to transformers' IntervalStrategy and SaveStrategy, and to

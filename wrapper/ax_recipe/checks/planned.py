@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ax_recipe import preparing
 from ax_recipe.axolotl import Axolotl
 from ax_recipe.checks.subject import Subject
 from ax_recipe.errors import Problem
-from ax_recipe.hardware import CPU
-from ax_recipe.plan import Plan
-from ax_recipe.recipe import Scratch
+from ax_recipe.forecast.hardware import CPU
+from ax_recipe.plan.plan import Plan
+from ax_recipe.recipe.recipe import Scratch
+from ax_recipe.run import preparing
 
 
 def subjects(plan: Plan, axolotl: Axolotl | None) -> Iterator[Subject]:

@@ -13,8 +13,8 @@ from ax_recipe.checks.subject import Subject, as_number, nearest
 from ax_recipe.data import formats, turns
 from ax_recipe.data.rows import Row, Source, locate, read
 from ax_recipe.data.turns import TurnsError
-from ax_recipe.document import Keys
 from ax_recipe.errors import Problem
+from ax_recipe.recipe.document import Keys
 
 SAMPLE = 200  # rows that are looked at; `ax-recipe data` reads them all
 _COUNTED_BYTES = 20 << 20  # files up to this size are counted whole

@@ -9,13 +9,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ax_recipe import architecture
-from ax_recipe.architecture import Shape
 from ax_recipe.axolotl import Axolotl
-from ax_recipe.document import Document, Keys, dotted
 from ax_recipe.errors import MissingError, Problem, RecipeError, Severity
-from ax_recipe.hardware import Hardware
-from ax_recipe.recipe import is_local
+from ax_recipe.forecast import architecture
+from ax_recipe.forecast.architecture import Shape
+from ax_recipe.forecast.hardware import Hardware
+from ax_recipe.recipe.document import Document, Keys, dotted
+from ax_recipe.recipe.recipe import is_local
 
 _TRUE = frozenset(["true", "yes", "on", "1", "t", "y"])
 ADAPTERS = frozenset(["lora", "qlora"])

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import click
 
-from ax_recipe import hardware, writing
 from ax_recipe.errors import RecipeError
-from ax_recipe.writing import Answers
+from ax_recipe.forecast import hardware
+from ax_recipe.verbs import writing
+from ax_recipe.verbs.writing import Answers
 
 
 def ask(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-from ax_recipe import assets, rundir
+from ax_recipe import assets
+from ax_recipe.run import rundir
 
 SHELLS = ("bash", "zsh", "fish")
 _VARIABLE = "_AX_RECIPE_COMPLETE"
@@ -46,7 +47,7 @@ class Name(_Type):
 def _names(kinds: frozenset[str], ctx: click.Context) -> Iterator[str]:
     if "topic" in kinds:
         from ax_recipe.codes import CODES
-        from ax_recipe.topics import TOPICS
+        from ax_recipe.explain.topics import TOPICS
 
         yield from (*TOPICS, *CODES)
     if "recipe" in kinds:

@@ -48,7 +48,7 @@ def replay(log: Path, exit_code: int | None, target: tuple[float, float] | None,
 def diagnose(name: str | None, exit_code: int | None, listing: bool, runs: str | None, as_json: bool) -> None:
     """Say why a run (the newest), or that of any Axolotl log, ended, and what to change."""
     from ax_recipe import diagnose as diagnoses
-    from ax_recipe import rundir
+    from ax_recipe.run import rundir
     from ax_recipe.view import diagnose as view
 
     if listing:
@@ -68,8 +68,8 @@ def diagnose(name: str | None, exit_code: int | None, listing: bool, runs: str |
 @json_option
 def doctor(name: str | None, runs: str | None, axolotl: str | None, as_json: bool) -> int:
     """Look at what this machine has for a run, and for the accounts that a recipe logs to."""
-    from ax_recipe import doctor as doctors
-    from ax_recipe import rundir
+    from ax_recipe.run import rundir
+    from ax_recipe.verbs import doctor as doctors
 
     findings = doctors.examine(axolotl, rundir.root(runs), name)
     if as_json:

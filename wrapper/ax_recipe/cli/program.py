@@ -12,7 +12,7 @@ from ax_recipe import __version__
 from ax_recipe.errors import AxRecipeError
 
 if TYPE_CHECKING:
-    from ax_recipe.rundir import RunDir
+    from ax_recipe.run.rundir import RunDir
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
@@ -130,7 +130,7 @@ def recipe_options(verb: Verb) -> Verb:
 
 
 def node_options(verb: Verb) -> Verb:
-    """How several machines train one run; `ax_recipe.cluster.asked` reads them."""
+    """How several machines train one run; `ax_recipe.forecast.cluster.asked` reads them."""
     options = [
         click.option("--nodes", type=click.IntRange(min=1), metavar="N", help="Train on N machines, each with --gpus."),
         click.option("--launcher", type=click.Choice(LAUNCHERS), help="What starts them (else torchrun)."),
@@ -188,7 +188,7 @@ def main() -> None:
 
 def ready(run: RunDir) -> None:
     """Before a run starts: ask Ray whether it can train it; say what the other machines are to be given."""
-    from ax_recipe import ray_cluster
+    from ax_recipe.launch import ray_cluster
 
     orders = run.read_json(run.orders)
     if (orders.get("cluster") or {}).get("launcher") == "ray":
@@ -198,7 +198,7 @@ def ready(run: RunDir) -> None:
 
 def tell_others(run: RunDir, orders: Mapping[str, Any]) -> None:
     """Print what the other machines are to be given, where a person does that."""
-    from ax_recipe import gathering
+    from ax_recipe.launch import gathering
 
     for number, command in enumerate(gathering.commands(run, orders), 1):
         click.echo(f"on node {number}: {command}", err=True)
@@ -212,7 +212,10 @@ def again(
 
     ``told`` is what the policy options say, ``until`` the last stage to do.
     """
-    from ax_recipe import attend, policy, rundir, runner, seal
+    from ax_recipe.launch import runner
+    from ax_recipe.run import rundir, seal
+    from ax_recipe.survive import policy
+    from ax_recipe.verbs import attend
 
     found = rundir.find(rundir.root(runs), name)
     if trust:

@@ -27,7 +27,7 @@ NEW_EXAMPLE = "--base Qwen/Qwen3-4B --data rows.jsonl --gpus 1xRTX4090-24GB"
 @json_option
 def list_(as_json: bool) -> None:
     """Show the bundled recipes."""
-    from ax_recipe import recipe
+    from ax_recipe.recipe import recipe
     from ax_recipe.view import library
 
     recipes = [recipe.load(path.stem) for path in recipe.bundled()]
@@ -43,7 +43,7 @@ def list_(as_json: bool) -> None:
 @json_option
 def show(name: str, as_json: bool) -> None:
     """Show a recipe as its file has it."""
-    from ax_recipe import recipe
+    from ax_recipe.recipe import recipe
 
     found = recipe.load(name)
     click.echo(
@@ -74,8 +74,9 @@ def new(
 ) -> int:
     """Make a recipe of your own: by at most six questions, each also an option, or by a copy."""
     from ax_recipe import axolotl as environment
-    from ax_recipe import checking, writing
+    from ax_recipe.checks import checking
     from ax_recipe.cli import asking
+    from ax_recipe.verbs import writing
 
     if source:
         written = writing.copy(source, asking.given(name or named, "a name for the copy"))
@@ -93,7 +94,8 @@ def new(
 @click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it to this file.")
 def schema(out: Path | None) -> None:
     """Print the JSON Schema of recipes: what an editor needs to complete and check them."""
-    from ax_recipe import recipe, rundir
+    from ax_recipe.recipe import recipe
+    from ax_recipe.run import rundir
 
     if out:
         rundir.write(out, recipe.schema_text())
@@ -112,7 +114,7 @@ def check(
 ) -> int:
     """Look for all that is wrong with a recipe or an Axolotl YAML; 2 when something is."""
     from ax_recipe import axolotl as environment
-    from ax_recipe import checking
+    from ax_recipe.checks import checking
 
     checked = checking.quick(name, gpus, environment.find_if_any(axolotl), changes)
     say = (lambda _: None) if as_json else click.echo
@@ -138,7 +140,9 @@ def check(
 def explain(topic: str | None, name: str | None, axolotl: str | None, runs: str | None) -> None:
     """Explain a topic with the numbers of a recipe or a run, or what a finding's code means; no word lists them."""
     from ax_recipe import axolotl as environment
-    from ax_recipe import codes, explaining, rundir
+    from ax_recipe import codes
+    from ax_recipe.explain import explaining
+    from ax_recipe.run import rundir
 
     if topic is None:
         click.echo(explaining.listing())
@@ -159,7 +163,7 @@ def explain(topic: str | None, name: str | None, axolotl: str | None, runs: str 
 def data(name: str, as_json: bool, gpus: str | None, changes: tuple[str, ...], axolotl: str | None) -> int:
     """Read all the rows of a recipe, an Axolotl YAML or a data file: their form, tokens, masks and flaws."""
     from ax_recipe import axolotl as environment
-    from ax_recipe import survey
+    from ax_recipe.checks import survey
 
     known = environment.find_if_any(axolotl)
     if as_json:
@@ -199,7 +203,9 @@ def plan(
 ) -> None:
     """Foretell memory, time and cost of a recipe or an Axolotl YAML; --gpus auto is this machine."""
     from ax_recipe import axolotl as environment
-    from ax_recipe import experience, forecast, planning, rundir
+    from ax_recipe.forecast import forecast
+    from ax_recipe.results import experience
+    from ax_recipe.run import planning, rundir
 
     known = environment.find_if_any(axolotl)
     found = planning.of_file(name, gpus, known, changes, sequence_len, price, nodes, bandwidth)
@@ -224,9 +230,10 @@ def render(
 ) -> None:
     """Print the Axolotl YAML of a recipe, every key checked."""
     from ax_recipe import axolotl as environment
-    from ax_recipe import preparing, recipe, rundir
     from ax_recipe.checks import foreign, keys, planned
-    from ax_recipe.render import render as text_of
+    from ax_recipe.plan.render import render as text_of
+    from ax_recipe.recipe import recipe
+    from ax_recipe.run import preparing, rundir
 
     known = environment.find_if_any(axolotl)
     plan = preparing.for_print(recipe.load(name, changes), gpus, known)

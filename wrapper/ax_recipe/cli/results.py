@@ -18,8 +18,8 @@ def runs_(recipe: str | None, sort: str, runs: str | None, as_json: bool) -> Non
     """List the runs: what became of each, and what came out."""
     import time
 
-    from ax_recipe import rundir
-    from ax_recipe import runs as all_runs
+    from ax_recipe.run import rundir
+    from ax_recipe.run import runs as all_runs
 
     found = all_runs.rows(rundir.root(runs), recipe, sort)
     if as_json:
@@ -35,7 +35,8 @@ def runs_(recipe: str | None, sort: str, runs: str | None, as_json: bool) -> Non
 @runs_option
 def compare(names: tuple[str, ...], runs: str | None) -> None:
     """Put runs side by side: what differs in their configs, their curves, what came out."""
-    from ax_recipe import rundir, story
+    from ax_recipe.results import story
+    from ax_recipe.run import rundir
     from ax_recipe.view import runs as view
 
     view.show([story.read(rundir.find(rundir.root(runs), name)) for name in names])
@@ -47,7 +48,8 @@ def compare(names: tuple[str, ...], runs: str | None) -> None:
 @runs_option
 def report(name: str | None, output: Path | None, runs: str | None) -> None:
     """Write a run (the newest) as one HTML file that loads nothing: verdict, curves, answers, config."""
-    from ax_recipe import rundir, story
+    from ax_recipe.results import story
+    from ax_recipe.run import rundir
     from ax_recipe.view import report as view
 
     found = story.read(rundir.find(rundir.root(runs), name))
@@ -62,8 +64,9 @@ def report(name: str | None, output: Path | None, runs: str | None) -> None:
 @runs_option
 def advise(name: str | None, new: str | None, runs: str | None) -> None:
     """Say after a run (the newest) what to change in its recipe: at most three things, and why."""
-    from ax_recipe import advise as advising
-    from ax_recipe import rundir, story
+    from ax_recipe.results import advise as advising
+    from ax_recipe.results import story
+    from ax_recipe.run import rundir
 
     found = story.read(rundir.find(rundir.root(runs), name))
     advice = advising.advise(found)
@@ -84,7 +87,9 @@ def reproduce(
     name: str | None, gpus: str | None, dry_run: bool, trust: bool, axolotl: str | None, runs: str | None, as_json: bool
 ) -> int:
     """Start a run (the newest) once more from its folder, and say what is different around it."""
-    from ax_recipe import attend, reproducing, rundir, runner
+    from ax_recipe.launch import runner
+    from ax_recipe.run import rundir
+    from ax_recipe.verbs import attend, reproducing
 
     found = rundir.find(rundir.root(runs), name)
     prepared, differences = reproducing.prepare(found, gpus, axolotl, rundir.root(runs), trusted=trust)
@@ -104,8 +109,8 @@ def reproduce(
 @runs_option
 def rm(name: str, yes: bool, runs: str | None) -> None:
     """Remove a run, its weights included, after asking; one that is running stays."""
-    from ax_recipe import rundir
-    from ax_recipe import runs as all_runs
+    from ax_recipe.run import rundir
+    from ax_recipe.run import runs as all_runs
 
     found = all_runs.exactly(rundir.root(runs), name)
     all_runs.refuse_running(found)

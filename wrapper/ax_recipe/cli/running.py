@@ -59,10 +59,13 @@ def run(
 ) -> int:
     """Train, evaluate, merge, check, export and try a recipe, and watch it; or go on where this very run ended."""
     from ax_recipe import axolotl as environment
-    from ax_recipe import checking, cluster, disk, earlier, forecast, preparing, recipe, rundir
-    from ax_recipe import trust as trusting
     from ax_recipe.checks import all as checks
-    from ax_recipe.checks import planned
+    from ax_recipe.checks import checking, planned
+    from ax_recipe.checks import trust as trusting
+    from ax_recipe.forecast import cluster, disk, forecast
+    from ax_recipe.launch import earlier
+    from ax_recipe.recipe import recipe
+    from ax_recipe.run import preparing, rundir
 
     wanted = recipe.load(name, changes)
     several = cluster.asked(**nodes)
@@ -90,7 +93,9 @@ def run(
         forecast.refuse(prepared.forecast)
         disk.refuse(preparing.writes(prepared, only))
     checking.ask_before(prepared.plan, found, lambda words: click.echo(words, err=True))
-    from ax_recipe import attend, policy, runner
+    from ax_recipe.launch import runner
+    from ax_recipe.survive import policy
+    from ax_recipe.verbs import attend
 
     told = policy.Policy().told(on_oom, on_hang, time_limit)
     rundir.create(prepared.run, prepared.files)
@@ -124,7 +129,8 @@ def resume(
     --nodes or --hosts let it go on with other machines than before; the rows of a step stay as many.
     """
     if any(value is not None for value in nodes.values()):
-        from ax_recipe import regrouping, rundir
+        from ax_recipe.run import rundir
+        from ax_recipe.verbs import regrouping
 
         found = rundir.find(rundir.root(runs), name)
         if not trust:
@@ -140,12 +146,13 @@ def resume(
 @json_option
 def watch(name: str | None, explain: bool, runs: str | None, as_json: bool) -> int:
     """Show a run (the newest) that goes on, or what came of one that has ended."""
-    from ax_recipe import attend, rundir
+    from ax_recipe.run import rundir
+    from ax_recipe.verbs import attend
 
     found = rundir.find(rundir.root(runs), name)
     if not explain:
         return attend.attend(found, as_json=as_json, owns=False)
-    from ax_recipe import feed
+    from ax_recipe.observe import feed
     from ax_recipe.view import explain as view
 
     click.echo("\n".join(view.lines(feed.trained(found), attend.target_of(found))))
@@ -158,7 +165,8 @@ def watch(name: str | None, explain: bool, runs: str | None, as_json: bool) -> i
 @json_option
 def status(name: str | None, runs: str | None, as_json: bool) -> None:
     """Show how far a run (the newest) has come: pre-trained, fine-tuned, merged, deployed."""
-    from ax_recipe import attend, rundir
+    from ax_recipe.run import rundir
+    from ax_recipe.verbs import attend
 
     found = rundir.find(rundir.root(runs), name)
     state = found.current_state()
@@ -171,8 +179,8 @@ def status(name: str | None, runs: str | None, as_json: bool) -> None:
 @runs_option
 def stop(name: str | None, runs: str | None) -> int:
     """Stop a run (the newest) after it has saved a whole checkpoint."""
-    from ax_recipe import rundir
-    from ax_recipe import runs as all_runs
+    from ax_recipe.run import rundir
+    from ax_recipe.run import runs as all_runs
 
     found = rundir.find(rundir.root(runs), name)
     if not all_runs.stop(found):
@@ -214,9 +222,11 @@ def sweep(
     The same command goes on where it was. A list is one value: --set lora.target_modules=[q_proj,v_proj],[k_proj].
     """
     from ax_recipe import axolotl as environment
-    from ax_recipe import hardware, preparing, recipe, rundir
-    from ax_recipe import sweep as sweeps
     from ax_recipe.errors import RecipeError
+    from ax_recipe.forecast import hardware
+    from ax_recipe.launch import sweep as sweeps
+    from ax_recipe.recipe import recipe
+    from ax_recipe.run import preparing, rundir
     from ax_recipe.view import sweep as view
 
     wishes, machine = sweeps.Wishes(**told, trusted=trust), hardware.here()

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 @json_option
 def evaluate(name: str | None, runs: str | None, as_json: bool, gate: bool, **told: Any) -> int:
     """Measure a run's model (the newest run's) against its base, and hold it against the recipe's bar."""
-    from ax_recipe import evaluating, evaluation, rundir
+    from ax_recipe.results import evaluation
+    from ax_recipe.run import rundir
+    from ax_recipe.verbs import evaluating
 
     wishes = evaluating.Wishes(**told)
     found, bars = evaluating.evaluate(
@@ -51,7 +53,8 @@ def evaluate(name: str | None, runs: str | None, as_json: bool, gate: bool, **to
 @json_option
 def merge(name: str | None, look: bool, logits: bool, runs: str | None, as_json: bool) -> int:
     """Merge a run's adapter (the newest run) once more, or examine and mend the merge in an Axolotl folder."""
-    from ax_recipe import rundir, shipping
+    from ax_recipe.run import rundir
+    from ax_recipe.verbs import shipping
 
     found = shipping.find(rundir.root(runs), name)
     if isinstance(found, Path):
@@ -78,7 +81,8 @@ def merge(name: str | None, look: bool, logits: bool, runs: str | None, as_json:
 @json_option
 def export(name: str | None, out: Path | None, runs: str | None, as_json: bool, **told: Any) -> int:
     """Write the Modelfile and weights for Ollama, of a run (the newest) or of any folder with a model."""
-    from ax_recipe import rundir, shipping
+    from ax_recipe.run import rundir
+    from ax_recipe.verbs import shipping
 
     result = shipping.export(shipping.find(rundir.root(runs), name), out, shipping.ExportTold(**told))
     if as_json:
@@ -98,7 +102,8 @@ def export(name: str | None, out: Path | None, runs: str | None, as_json: bool, 
 @json_option
 def deploy(name: str | None, host: str | None, taken: str | None, runs: str | None, as_json: bool, **told: Any) -> int:
     """Bring a run's model (the newest run's) or an exported folder into Ollama, and prove it on the live server."""
-    from ax_recipe import rundir, shipping
+    from ax_recipe.run import rundir
+    from ax_recipe.verbs import shipping
 
     told["replaces"] = taken == "replace"
     result = shipping.deploy(shipping.find(rundir.root(runs), name), host, shipping.DeployTold(**told))
@@ -139,7 +144,8 @@ def bench(name: str | None, rounds: int, host: str | None, runs: str | None, as_
     """Time a run's model (the newest run's) as adapter, merged and quantised, in each engine at hand."""
     from dataclasses import asdict
 
-    from ax_recipe import rundir, shipping
+    from ax_recipe.run import rundir
+    from ax_recipe.verbs import shipping
 
     results = shipping.measure(rundir.find(rundir.root(runs), name), host, rounds)
     if as_json:
@@ -164,7 +170,7 @@ def size(
 ) -> None:
     """Show a model's size in each precision, what contexts cost, and what fits a machine (this one)."""
     from ax_recipe import axolotl as environment
-    from ax_recipe import rundir
+    from ax_recipe.run import rundir
     from ax_recipe.ship import sizing
 
     found = sizing.sized(name, rundir.root(runs), environment.find_if_any(axolotl), context, memory)
@@ -181,6 +187,7 @@ def size(
 @runs_option
 def chat(name: str | None, runs: str | None) -> int:
     """Talk to the model of a run (the newest): in Ollama when it is there, else with transformers."""
-    from ax_recipe import rundir, talk
+    from ax_recipe.run import rundir
+    from ax_recipe.verbs import talk
 
     return talk.talk(rundir.find(rundir.root(runs), name))

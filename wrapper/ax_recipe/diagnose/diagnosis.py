@@ -11,16 +11,16 @@ from typing import Any
 
 import yaml
 
-from ax_recipe import recipe
 from ax_recipe.diagnose import fixes
 from ax_recipe.diagnose.cause import Case, Cause, Diagnosis, Evidence
 from ax_recipe.diagnose.causes import table
 from ax_recipe.diagnose.phase import phase_of
 from ax_recipe.diagnose.reading import Failure, Reading, Said, read
-from ax_recipe.document import Loader
 from ax_recipe.observe import rules
 from ax_recipe.observe.state import end
-from ax_recipe.rundir import RunDir, StageRecord
+from ax_recipe.recipe import recipe
+from ax_recipe.recipe.document import Loader
+from ax_recipe.run.rundir import RunDir, StageRecord
 
 # What the launcher and Python say when they stop because somebody else has failed, or somebody asked.
 _NOISE = re.compile(

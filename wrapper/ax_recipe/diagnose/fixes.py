@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from ax_recipe import recipe
 from ax_recipe.diagnose.cause import Case, Cause, Fix, Remedy
+from ax_recipe.recipe import recipe
 
 # Decided from the global batch in a recipe; who sets the micro-batch has set them.
 _FOLLOW = ("gradient_accumulation_steps",)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ax_recipe.architecture import Shape
+from ax_recipe.forecast.architecture import Shape
 from ax_recipe.ship.gguf import BLOCKS
 from ax_recipe.ship.ollama import QUANTISATIONS
 

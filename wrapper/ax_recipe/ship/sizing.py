@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ax_recipe import architecture, hardware, memory, planning, recipe, rundir
-from ax_recipe.architecture import Shape
 from ax_recipe.axolotl import Axolotl
 from ax_recipe.errors import RecipeError
+from ax_recipe.forecast import architecture, hardware, memory
+from ax_recipe.forecast.architecture import Shape
+from ax_recipe.recipe import recipe
+from ax_recipe.run import planning, rundir
 from ax_recipe.ship import size, weights
 from ax_recipe.ship.size import GIB, Cache, Fit
 

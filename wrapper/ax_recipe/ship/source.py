@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ax_recipe.architecture import hub_cache
 from ax_recipe.errors import MissingError, RecipeError
+from ax_recipe.forecast.architecture import hub_cache
 from ax_recipe.ship import weights
 from ax_recipe.ship.files import read_json
 from ax_recipe.ship.merged import Folders

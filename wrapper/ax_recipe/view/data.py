@@ -11,10 +11,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from ax_recipe.checks.survey import Part, Survey, figures
 from ax_recipe.data.rows import Row
 from ax_recipe.data.samples import Sample, Segment
 from ax_recipe.errors import Problem
-from ax_recipe.survey import Part, Survey, figures
 from ax_recipe.view.figures import counted
 
 _LISTED = 5  # findings of one code that are printed; --json has them all

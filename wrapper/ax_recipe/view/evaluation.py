@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from ax_recipe import intervals
-from ax_recipe.evaluation import Answers, Bar, Evaluation, Task, Texts
-from ax_recipe.intervals import Interval
+from ax_recipe.results import intervals
+from ax_recipe.results.evaluation import Answers, Bar, Evaluation, Task, Texts
+from ax_recipe.results.intervals import Interval
 from ax_recipe.view import figures
 
 TITLES = {"adapter": "adapter", "merged": "merged model", "ollama": "model in Ollama"}

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from ax_recipe.recipe import Recipe, Scratch
+from ax_recipe.recipe.recipe import Recipe, Scratch
 
 _NARROWEST = 24
 

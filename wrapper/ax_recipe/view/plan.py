@@ -10,9 +10,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ax_recipe.choose import Choice
-from ax_recipe.forecast import Forecast
-from ax_recipe.memory import FITS, TIGHT, WILL_NOT_FIT, Parts
+from ax_recipe.forecast.choose import Choice
+from ax_recipe.forecast.forecast import Forecast
+from ax_recipe.forecast.memory import FITS, TIGHT, WILL_NOT_FIT, Parts
 from ax_recipe.view.figures import clean, counted, duration, parameters
 from ax_recipe.view.row import style
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
-from ax_recipe import evaluation
 from ax_recipe.observe.state import State
-from ax_recipe.runs import Row as Run
-from ax_recipe.story import Story
+from ax_recipe.results import evaluation
+from ax_recipe.results.story import Story
+from ax_recipe.run.runs import Row as Run
 from ax_recipe.view import figures
 from ax_recipe.view.curve import LETTERS, LINES, overlay
 from ax_recipe.view.row import Row

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console
 
-from ax_recipe import assets, feed, sweep
-from ax_recipe.intervals import Interval
-from ax_recipe.sweep import Result, Sweep
+from ax_recipe import assets
+from ax_recipe.launch import sweep
+from ax_recipe.launch.sweep import Result, Sweep
+from ax_recipe.observe import feed
+from ax_recipe.results.intervals import Interval
 from ax_recipe.view import figures
 from ax_recipe.view.curve import LETTERS, LINES, Point, bounds, finite, overlay, smooth, span, thin, ticks
 from ax_recipe.view.evaluation import within

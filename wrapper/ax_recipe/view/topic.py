@@ -11,13 +11,13 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ax_recipe.explaining import Training, numbers
-from ax_recipe.topics import TOPICS
+from ax_recipe.explain.explaining import Training, numbers
+from ax_recipe.explain.topics import TOPICS
 from ax_recipe.view.figures import clean, short_rate
 
 WIDTH = 80
 _LABEL = 25  # of a row: what stands before its value
-_FOLDER = Path(__file__).parents[1] / "topics"
+_FOLDER = Path(__file__).parents[1] / "explain" / "topics"
 
 
 def text(topic: str, training: Training) -> str:

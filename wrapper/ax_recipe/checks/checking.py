@@ -1,0 +1,179 @@
+"""All that can be wrong with a recipe or a raw Axolotl YAML: the schema, our own checks, then Axolotl's validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ax_recipe.axolotl import Axolotl
+from ax_recipe.axolotl import schema as axolotl_schema
+from ax_recipe.checks import all as checks
+from ax_recipe.checks import foreign, planned, validation
+from ax_recipe.checks.subject import Subject
+from ax_recipe.errors import Problem, ProblemsError, RecipeError
+from ax_recipe.forecast.hardware import Hardware, target
+from ax_recipe.plan import plan as plans
+from ax_recipe.plan.plan import Plan
+from ax_recipe.recipe import document as documents
+from ax_recipe.recipe import recipe as recipes
+from ax_recipe.recipe import schema, secret
+from ax_recipe.recipe.document import Document
+from ax_recipe.run import preparing
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What the quick passes found: the problems, and the configs that Axolotl may be asked about."""
+
+    name: str
+    problems: tuple[Problem, ...]
+    subjects: tuple[Subject, ...]
+
+    @property
+    def wrong(self) -> bool:
+        """Whether one of the problems is an error."""
+        return has_error(self.problems)
+
+
+def has_error(problems: Sequence[Problem]) -> bool:
+    """Whether one of them is an error."""
+    return any(problem.severity == "error" for problem in problems)
+
+
+def quick(name: str, gpus: str | None, axolotl: Axolotl | None, changes: Sequence[str] = ()) -> Checked:
+    """The schema and our own checks, in well under a second.
+
+    :param gpus: the hardware it is to run on; None for what the recipe, or this machine, says.
+    :raises RecipeError: there is no such recipe, or no such hardware.
+    :raises MissingError: the file cannot be read.
+    """
+    try:
+        found = _subjects(name, gpus, axolotl, changes)
+    except ProblemsError as error:
+        return Checked(name, error.problems, ())
+    problems = [problem for subject, known in found for problem in (*known, *checks.examine(subject))]
+    return Checked(name, tuple(dict.fromkeys(problems)), tuple(subject for subject, _ in found))
+
+
+def slow(checked: Checked) -> list[Problem]:
+    """What Axolotl's own validation adds; nothing where no Axolotl is installed.
+
+    :raises MissingError: the training environment's python fails.
+    """
+    return list(dict.fromkeys(problem for subject in checked.subjects for problem in _asked(subject, checked.problems)))
+
+
+def ask_before(plan: Plan, axolotl: Axolotl, say: Callable[[str], None]) -> None:
+    """Stop a run that Axolotl's own validation refuses, minutes before Axolotl would.
+
+    A bundled recipe as it came is not asked about: tests have, for every kind of hardware, and the seconds that it
+    takes would be lost on each machine. Any other is asked about once, and the answer is remembered.
+
+    :raises ProblemsError: with what it refuses.
+    """
+    if plan.recipe.file in recipes.bundled() and not plan.recipe.changes:
+        return
+    subjects = list(planned.subjects(plan, axolotl))
+    if not all(validation.is_known(*_question(subject), axolotl) for subject in subjects):
+        say(f"asking Axolotl {axolotl.version} whether it takes this config ...")
+    found = [problem for subject in subjects for problem in _asked(subject, ())]
+    preparing.refuse_problems([problem for problem in found if problem.severity == "error"])
+
+
+def _question(subject: Subject) -> tuple[Mapping[str, Any], Hardware]:
+    """What Axolotl is asked: where a run writes is its own affair, and would make each run another question."""
+    keys = {**foreign.without_plugins(subject.keys)}
+    for name in ("output_dir", "dataset_prepared_path"):
+        if isinstance(keys.get(name), str) and keys[name]:
+            keys[name] = f"./{name}"
+    return keys, subject.hardware
+
+
+def _asked(subject: Subject, known: Sequence[Problem]) -> Iterator[Problem]:
+    if subject.axolotl is None:
+        return
+    known_keys = {problem.key for problem in known if problem.key}
+    for saying in validation.ask(*_question(subject), subject.axolotl):
+        code = "AX050" if saying.severity == "error" else "AX051"
+        message = " ".join(saying.message.split())
+        problem = subject.problem(code, saying.key, message, None, saying.severity)
+        if problem.key not in known_keys:  # said already, and with a fix
+            yield problem
+
+
+def _subjects(
+    name: str, gpus: str | None, axolotl: Axolotl | None, changes: Sequence[str]
+) -> list[tuple[Subject, list[Problem]]]:
+    path = Path(name).expanduser()
+    if path.suffix in {".yaml", ".yml"} and path.is_file():
+        document = documents.read(path)
+        if is_raw(document):
+            if changes:
+                raise RecipeError("--set changes a recipe, and this is an Axolotl YAML", "change the file itself")
+            found = [*schema.check(document, axolotl_schema(axolotl)["schema"]), *secret.find(document)]
+            return [(Subject(document, target(gpus), path.resolve().parent, axolotl), found)]
+    return list(_of_recipe(name, gpus, axolotl, changes))
+
+
+def subjects(name: str, gpus: str | None, axolotl: Axolotl | None, changes: Sequence[str] = ()) -> list[Subject]:
+    """The configs that a recipe or an Axolotl YAML stands for, the fine-tune last; whatever their keys are."""
+    return [subject for subject, _ in _subjects(name, gpus, axolotl, changes)]
+
+
+def is_raw(document: Document) -> bool:
+    """Whether a YAML is Axolotl's own (``base_model``) and no recipe (``base``, ``data``)."""
+    return "base_model" in document.value or not {"base", "data"} & set(document.value)
+
+
+def _of_recipe(
+    name: str, gpus: str | None, axolotl: Axolotl | None, changes: Sequence[str]
+) -> Iterator[tuple[Subject, list[Problem]]]:
+    recipe = recipes.load(name, changes)
+    hardware = preparing.hardware_for(recipe, gpus)
+    base = preparing.base_folder(recipe, axolotl)
+    try:
+        places = (f"./outputs/{recipe.name}", "last_run_prepared", str(base))
+        plan = plans.make(recipe, hardware, *places, preparing.missing(axolotl))
+    except RecipeError as error:
+        key, _, message = error.message.partition(": ")
+        line = recipe.document.line(tuple(key.split(".")))
+        raise ProblemsError(
+            [Problem("AX010", "error", message, recipe.document.file, line, key, error.hint)]
+        ) from error
+    known = preparing.problems(plan, axolotl)
+    for index, subject in enumerate(planned.subjects(plan, axolotl)):
+        yield subject, known if index == 0 else []
+
+
+def as_json(problems: Sequence[Problem]) -> dict[str, Any]:
+    """The problems as ``check --json`` prints them."""
+    fields = ("code", "severity", "file", "line", "key", "message", "suggestion")
+    return {"problems": [{name: getattr(problem, name) for name in fields} for problem in problems]}
+
+
+def summary(problems: Sequence[Problem]) -> str:
+    """How many of each, in words."""
+    counts = {word: sum(problem.severity == word for problem in problems) for word in ("error", "warning")}
+    words = [f"{count} {word}{'s' if count > 1 else ''}" for word, count in counts.items() if count]
+    return ", ".join(words) or "no problem found"
+
+
+def asks(checked: Checked, *, everything: bool) -> bool:
+    """Whether Axolotl's own validation is worth its seconds.
+
+    It stops at the first thing that it does not like, so where errors are known it comes after they are mended.
+    """
+    return any(subject.axolotl for subject in checked.subjects) and (everything or not checked.wrong)
+
+
+def waits(checked: Checked, *, everything: bool) -> str | None:
+    """What a person is told about Axolotl's own validation."""
+    last = checked.subjects[-1] if checked.subjects else None
+    if last and last.axolotl is None:
+        return "no axolotl is installed here: its own validation was left out"
+    if last and last.axolotl and asks(checked, everything=everything):
+        return f"asking Axolotl {last.axolotl.version}, for {last.hardware} ..."
+    mended = "Axolotl's own validation stops at its first complaint: it is asked once these are mended, or with --all"
+    return mended if last else None

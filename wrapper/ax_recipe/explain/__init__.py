@@ -1,0 +1,1 @@
+"""The topics of ``ax-recipe explain``, with the numbers of one training in them."""

@@ -1,0 +1,43 @@
+"""One stage that is done here and now, in this very process, and noted in its run as the runner would."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from ax_recipe.errors import AxRecipeError
+from ax_recipe.launch.outcomes import Outcome
+from ax_recipe.run.rundir import RunDir, StageState
+from ax_recipe.survive import proof
+
+
+def by_hand(run: RunDir, name: str, work: Callable[[], Outcome]) -> Outcome:
+    """Do one stage of ``run``, note how it went, and prove what it made.
+
+    :raises MissingError: a live runner works on this run.
+    """
+    with run.held():
+        state = run.read_state()
+        record = state.stage(name)
+        record = replace(
+            record, state="running", attempt=record.attempt + 1, started=time.time(), ended=None, detail=""
+        )
+
+        def note(how: StageState, detail: str) -> None:
+            ended = replace(record, state=how, detail=detail, ended=time.time())
+            if how == "done":
+                proof.take(run, run.read_json(run.orders), ended)
+            run.write_state(state.with_stage(ended))
+
+        run.write_state(state.with_stage(record))
+        try:
+            outcome = work()
+        except AxRecipeError as error:
+            note("failed", str(error))
+            raise
+        except BaseException:
+            note("interrupted", "stopped by hand")
+            raise
+        note("skipped" if outcome.skipped else "done", outcome.detail)
+        return outcome

@@ -1,0 +1,47 @@
+"""What ``ax-recipe plan`` foretells of a recipe or of a raw Axolotl YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ax_recipe.axolotl import Axolotl
+from ax_recipe.axolotl import schema as axolotl_schema
+from ax_recipe.errors import RecipeError
+from ax_recipe.forecast import forecast
+from ax_recipe.forecast.forecast import Forecast
+from ax_recipe.forecast.hardware import USUAL_GBIT, over, target
+from ax_recipe.recipe import document as documents
+from ax_recipe.recipe import recipe as recipes
+from ax_recipe.recipe import schema
+from ax_recipe.run import preparing
+
+
+def of_file(
+    name: str,
+    gpus: str | None,
+    axolotl: Axolotl | None,
+    changes: Sequence[str] = (),
+    sequence_len: int | None = None,
+    price: float | None = None,
+    nodes: int = 1,
+    gbit: float | None = None,
+) -> Forecast:
+    """Foretell a recipe (by name or file) or a raw Axolotl YAML: the latter has ``base_model``, a recipe ``base``.
+
+    :param gpus: ``4xH200-141GB``, a number, ``auto`` for this machine's, or None for those of the recipe.
+    :param nodes: so many such machines, between which ``gbit`` Gbit/s go.
+    :raises RecipeError: the file, the hardware or the model's config.json is wrong.
+    :raises MissingError: the model's shape is not known here.
+    """
+    path = Path(name).expanduser()
+    if path.suffix in {".yaml", ".yml"} and path.is_file() and "base_model" in (document := documents.read(path)).value:
+        if changes:
+            raise RecipeError("--set changes a recipe, and this is an Axolotl YAML", "change the file itself")
+        preparing.refuse_problems(schema.check(document, axolotl_schema(axolotl)["schema"]))
+        keys = {**document.value, "sequence_len": sequence_len} if sequence_len else document.value
+        hardware = over(target(gpus), nodes, gbit or USUAL_GBIT)
+        return forecast.foretell(path.stem, keys, hardware, path.parent, price=price)
+    longer = [f"train.sequence_len={sequence_len}"] if sequence_len else []
+    plan = preparing.for_print(recipes.load(name, (*changes, *longer)), gpus, axolotl, nodes, gbit)
+    return preparing.foretold(plan, price)

@@ -1,0 +1,234 @@
+"""From a recipe to what can be started: its plan, checked key by key, and the run folder that holds it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ax_recipe.axolotl import Axolotl, cache_folder
+from ax_recipe.axolotl import schema as axolotl_schema
+from ax_recipe.errors import MissingError, Problem, ProblemsError
+from ax_recipe.forecast import disk, forecast
+from ax_recipe.forecast.cluster import Cluster
+from ax_recipe.forecast.disk import Need
+from ax_recipe.forecast.forecast import Forecast
+from ax_recipe.forecast.hardware import USUAL_GBIT, Hardware, here, over, parse
+from ax_recipe.plan import decide
+from ax_recipe.plan import plan as plans
+from ax_recipe.plan.plan import Config, Plan
+from ax_recipe.plan.render import render
+from ax_recipe.recipe import recipe as recipes
+from ax_recipe.recipe import schema
+from ax_recipe.recipe.document import Document, Keys
+from ax_recipe.recipe.recipe import Recipe, Scratch
+from ax_recipe.run import rundir, stages
+from ax_recipe.run.rundir import RunDir, RunState, StageRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run that could start: the files of its folder, among them plan.json (``orders``).
+
+    ``forecast`` is what its fine-tune will take, None where its base's shape is not known here.
+    """
+
+    run: RunDir
+    files: dict[str, str]
+    orders: dict[str, Any]
+    plan: Plan
+    forecast: Forecast | None
+
+
+def wanted_hardware(recipe: Recipe) -> Hardware:
+    """The hardware that the recipe is made for; one usual GPU where it does not say."""
+    return parse(1 if recipe.gpus is None else recipe.gpus)
+
+
+def hardware_for(recipe: Recipe, gpus: str | None, nodes: int = 1, gbit: float | None = None) -> Hardware:
+    """What a recipe is looked at for: ``gpus`` as asked (of its own kind where only a number is), ``auto`` for here.
+
+    ``nodes`` such machines, between which ``gbit`` Gbit/s go.
+    """
+    return over(_one_for(recipe, gpus), nodes, gbit or USUAL_GBIT)
+
+
+def _one_for(recipe: Recipe, gpus: str | None) -> Hardware:
+    wanted = wanted_hardware(recipe)
+    if gpus == "auto":
+        return here()
+    return parse(gpus, wanted.kind) if gpus else wanted
+
+
+def missing(axolotl: Axolotl | None) -> frozenset[str]:
+    """The packages that would change a plan and that the training environment, where one is here, does not have."""
+    return frozenset(name for name in decide.OPTIONAL if axolotl and not axolotl.has(name))
+
+
+def foretold(plan: Plan, price: float | None = None) -> Forecast:
+    """What the plan's fine-tune will take.
+
+    :raises MissingError: the base's shape is not known here.
+    """
+    recipe = plan.recipe
+    reasons = {key: origin.reason for key, origin in plan.train.origins.items() if origin.source == "hardware"}
+    folder = recipe.file.resolve().parent
+    shape = plans.shape_of(recipe)
+    found = forecast.foretell(recipe.name, plan.train.values, plan.hardware, folder, shape=shape, price=price)
+    return replace(found, choice=plan.choice, reasons=reasons)
+
+
+def _foretold_if_known(plan: Plan) -> Forecast | None:
+    try:
+        return foretold(plan)
+    except MissingError:
+        return None
+
+
+def for_print(
+    recipe: Recipe, gpus: str | None, axolotl: Axolotl | None, nodes: int = 1, gbit: float | None = None
+) -> Plan:
+    """The plan whose YAML a person reads or trains by hand: for the given GPUs, which need not be here.
+
+    :raises ProblemsError: a key or value that Axolotl does not know.
+    """
+    hardware = hardware_for(recipe, gpus, nodes, gbit)
+    base = base_folder(recipe, axolotl)
+    plan = plans.make(recipe, hardware, f"./outputs/{recipe.name}", "last_run_prepared", str(base), missing(axolotl))
+    refuse_problems(problems(plan, axolotl))
+    return plan
+
+
+def recipe_of(run: RunDir) -> Recipe:
+    """The recipe of a run as its folder has it, with the changes it was started with.
+
+    Its relative paths start where they did: at the folder of the file that it was read from.
+    """
+    orders = run.read_json(run.orders)
+    found = recipes.load(str(run.recipe), orders.get("changes", ()))
+    return replace(found, name=orders["recipe"], document=replace(found.document, file=orders["recipe_file"]))
+
+
+def for_run(
+    recipe: Recipe,
+    hardware: Hardware,
+    axolotl: Axolotl,
+    runs: Path,
+    text: str | None = None,
+    cluster: Cluster | None = None,
+    run: RunDir | None = None,
+) -> Prepared:
+    """Everything of a run but its existence on disk; ``text`` is the recipe's, where its file is no longer what it was.
+
+    ``cluster`` are the machines that ``hardware`` is of, where they are several or not this one. ``run`` is there where
+    a run that exists is planned anew; its tokenised data is kept, for its order is part of what was learnt so far.
+
+    :raises ProblemsError: a key or value that Axolotl does not know; what else is wrong, `checks.planned` finds.
+    """
+    run = run or RunDir(runs / rundir.fresh_name(runs, recipe.name))
+    base = base_folder(recipe, axolotl)
+    own = run.path / "prepared"  # the other machines may not see this one's cache
+    prepared = own if cluster or own.is_dir() else cache_folder() / "prepared"
+    plan = plans.make(recipe, hardware, str(run.output), str(prepared), str(base), missing(axolotl))
+    plan = plans.with_plugin(plan, stages.PLUGIN)
+    refuse_problems(problems(plan, axolotl))
+    its_stages = stages.make(plan, run, axolotl, cluster)
+    orders = stages.orders(plan, run, axolotl, base, its_stages, cluster)
+    found = _foretold_if_known(plan)
+    orders["foretold"] = forecast.record(found) if found else None
+    state = RunState(recipe.name, tuple(StageRecord(stage.name) for stage in its_stages))
+    files = {
+        run.recipe.name: recipe.file.read_text(encoding="utf-8") if text is None else text,
+        run.axolotl_yaml.name: render(plan.train, recipe.name, str(hardware)),
+        run.orders.name: json.dumps(orders, indent=1),
+        run.state.name: state.to_json(),
+    }
+    if single := plans.alone(plan.train):
+        files[run.alone_yaml.name] = render(single, recipe.name, "one process")
+    if cluster and cluster.launcher == "slurm":
+        files[run.script.name] = stages.script(plan, run, cluster)
+    if plan.base:
+        files[run.base_yaml.name] = render(plan.base, f"{recipe.name}'s base", "the CPU")
+    return Prepared(run, files, orders, plan, found)
+
+
+def base_folder(recipe: Recipe, axolotl: Axolotl | None) -> Path:
+    """Where a base that is made here is kept: named by all that goes into it, so that it is made once."""
+    if not isinstance(recipe.base, Scratch):
+        return Path()
+    folder = recipe.file.resolve().parent
+    texts = [Path(recipes.resolve(str(row["path"]), folder)) for row in (*recipe.base.data, *recipe.data)]
+    content = {
+        "base": asdict(recipe.base),
+        "texts": [hashlib.sha256(path.read_bytes()).hexdigest() for path in texts if path.is_file()],
+        "chat_template": recipe.chat_template,
+        "axolotl": axolotl.version if axolotl else None,
+    }
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return cache_folder() / "bases" / digest[:16]
+
+
+def problems(plan: Plan, axolotl: Axolotl | None) -> list[Problem]:
+    """What is wrong with the planned keys, by the schema of the Axolotl in use; lines are the recipe's."""
+    known = axolotl_schema(axolotl)["schema"]
+    configs = [config for config in (plan.base, plan.train) if config]
+    return [
+        problem
+        for config in configs
+        for problem in schema.check(in_recipe_lines(plan.recipe, config), known, known_plugins=[stages.PLUGIN])
+    ]
+
+
+def in_recipe_lines(recipe: Recipe, config: Config) -> Document:
+    """The config as a document whose every key lies where the recipe says it."""
+    lines: dict[Keys, int] = {}
+    for key, origin in config.origins.items():
+        room = origin.recipe_key
+        if room is None:
+            continue
+        for path, line in recipe.document.lines.items():
+            if path[: len(room)] == room:
+                lines[(key, *path[len(room) :])] = line
+    return Document(config.values, lines, recipe.document.file)
+
+
+def writes(prepared: Prepared, only: Collection[str] = ()) -> list[Need]:
+    """What the stages of a run (``only`` some, or all) will write to disk; nothing where the base is not known here."""
+    plan, orders = prepared.plan, prepared.orders
+    shape = plans.shape_of(plan.recipe)
+    going = [stage["name"] for stage in orders["stages"] if not stage["skip"] and (not only or stage["name"] in only)]
+    if shape is None:
+        return []
+    return disk.needs(plan.train.values, shape, plan.hardware, going, prepared.run.output, orders["ship"]["quantize"])
+
+
+def refuse_problems(found: Sequence[Problem]) -> None:
+    """Stop where one of the problems is an error.
+
+    :raises ProblemsError: with all of them.
+    """
+    if any(problem.severity == "error" for problem in found):
+        raise ProblemsError(found)
+
+
+def shown(prepared: Prepared) -> str:
+    """What ``run --dry-run`` prints: the YAML that Axolotl would get, and each command, ready to paste."""
+    lines = [prepared.files[prepared.run.axolotl_yaml.name]]
+    if told := prepared.orders.get("cluster"):
+        words = " ".join(f"{name}={value!r}" for name, value in told.items() if value)
+        lines.append(f"# trains on several machines: {words}")
+    for stage in prepared.orders["stages"]:
+        how = f": left out, {stage['skip']}" if stage["skip"] else "" if stage["argvs"] else ": by ax-recipe itself"
+        lines.append(f"# {stage['name']}{how}")
+        if not stage["skip"]:
+            lines += [shlex.join(argv) for argv in stage["argvs"]]
+    if script := prepared.files.get(prepared.run.script.name):
+        lines.append(script)
+    environment = next(stage["environment"] for stage in prepared.orders["stages"] if stage["environment"])
+    lines.append("# each with")
+    lines += [f"#   {name}={shlex.quote(value)}" for name, value in environment.items()]
+    return "\n".join(lines)

@@ -1,0 +1,302 @@
+"""The run folder: the one owner of every file name in it, of its state, and of its lock."""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from ax_recipe.errors import MissingError, RecipeError
+from ax_recipe.run import seal, slurm
+
+StageState = Literal["waiting", "running", "done", "skipped", "failed", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True)
+class StageRecord:
+    """How far one stage has come. Times are unix seconds; ``detail`` says in words why, or what came out.
+
+    ``figures`` says what came out in numbers: what ``ax-recipe runs`` shows without reading more than state.json.
+    """
+
+    name: str
+    state: StageState = "waiting"
+    detail: str = ""
+    attempt: int = 0
+    started: float | None = None
+    ended: float | None = None
+    exit_code: int | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """state.json: every stage's record, in order."""
+
+    recipe: str
+    stages: tuple[StageRecord, ...]
+
+    @property
+    def status(self) -> str:
+        """``finished`` when every stage is done or skipped, else what the first other stage says."""
+        for stage in self.stages:
+            if stage.state not in ("done", "skipped"):
+                return stage.state
+        return "finished"
+
+    def stage(self, name: str) -> StageRecord:
+        """The record of the stage called ``name``."""
+        return next(stage for stage in self.stages if stage.name == name)
+
+    def to_json(self) -> str:
+        """Write as state.json holds it."""
+        return json.dumps(asdict(self), indent=1)
+
+    def with_stage(self, record: StageRecord) -> RunState:
+        """The same state with one stage's record replaced."""
+        return replace(self, stages=tuple(record if old.name == record.name else old for old in self.stages))
+
+
+class RunDir:
+    """``runs/<recipe>-<time>/``: everything of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+        self.recipe = path / "recipe.yaml"  # as it was given
+        self.orders = path / "plan.json"  # everything that was decided before the start
+        self.axolotl_yaml = path / "axolotl.yaml"  # what Axolotl trains
+        self.alone_yaml = path / "alone.yaml"  # the same for one process, where the training is spread over several
+        self.base_yaml = path / "base.yaml"  # what it pre-trains, where the base is made here
+        self.environment = path / "environment.json"  # versions and GPUs
+        self.events = path / "events.jsonl"  # the exact events of training, by our plugin
+        self.base_events = path / "base-events.jsonl"  # those of pre-training
+        self.stop_file = path / "stop"  # its presence asks training to save and stop
+        self.measured = path / "measured.json"  # what training took, beside what was foretold
+        self.output = path / "output"  # Axolotl's output_dir: adapter, checkpoints, merged
+        self.modelfile = path / "Modelfile"
+        self.deployed = path / "deployed.json"  # the model's name in Ollama, the server, and what the proof said
+        self.report = path / "report.html"
+        self.losses = path / "losses.jsonl"  # what each held-out row and general text costs base and tuned model
+        self.answers = path / "answers.json"  # the checks' questions with both models' answers
+        self.policy = path / "policy.json"  # what it may do by itself when memory, time or patience runs out
+        self.recovery = path / "recovery.json"  # what was changed to get past that
+        self.nodes = path / "nodes"  # what the machines of a training over several tell each other
+        self.script = path / "job.sbatch"  # what Slurm starts, where it does
+        self.job = slurm.Job(path / "job.json")
+        self.runner_log = path / "logs" / "runner.log"
+        self.state = path / "state.json"
+        self._lock = path / "lock"
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """How many processes train now, and how many did before it went on with other machines."""
+        orders = self.read_json(self.orders)
+        return (orders.get("ranks") or max(1, int(orders["gpus"])), *orders.get("ranks_before", ()))
+
+    def log(self, stage: str, attempt: int) -> Path:
+        """The log of one attempt at one stage."""
+        return self.path / "logs" / f"{stage}.{attempt}.log"
+
+    def node_logs(self, stage: str, attempt: int) -> dict[int, Path]:
+        """The logs of one attempt on the other machines, by their number."""
+        if not self.nodes.is_dir():
+            return {}
+        found = self.log(stage, attempt).parent.glob(f"{stage}.{attempt}.node*.log")
+        return {int(path.name.split(".node")[1].removesuffix(".log")): path for path in sorted(found)}
+
+    def config(self, stage: str, attempt: int) -> Path:
+        """The YAML of one attempt at a stage, where it is not axolotl.yaml as it was planned."""
+        return self.path / f"axolotl.{stage}.{attempt}.yaml"
+
+    def proof(self, stage: str) -> Path:
+        """What a stage has made, so that it is known whether it is still so."""
+        return self.path / "proofs" / f"{stage}.json"
+
+    def stacks(self, attempt: int) -> Path:
+        """Where every process of a training waited when it hung."""
+        return self.path / "logs" / f"hang.{attempt}.txt"
+
+    def read_state(self) -> RunState:
+        """Read state.json.
+
+        :raises MissingError: it is absent or not ours.
+        """
+        try:
+            value = json.loads(self.state.read_text(encoding="utf-8"))
+            return RunState(value["recipe"], tuple(StageRecord(**stage) for stage in value["stages"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise MissingError(
+                f"{self.state}: not the state of a run: {error}", f"ax-recipe resume {self.name} writes it anew"
+            ) from error
+
+    def current_state(self) -> RunState:
+        """state.json as it is true now: a stage that runs without a live runner was interrupted."""
+        state = self.read_state()
+        if self.is_alive():
+            return state
+        dead = [stage for stage in state.stages if stage.state == "running"]
+        for stage in dead:
+            state = state.with_stage(replace(stage, state="interrupted", detail="its runner was killed"))
+        return state
+
+    def write_state(self, state: RunState) -> None:
+        """Write state.json whole or not at all."""
+        write(self.state, state.to_json())
+
+    def write_json(self, path: Path, value: Any) -> None:
+        """Write one JSON file of the run, whole or not at all."""
+        write(path, json.dumps(value, indent=1, default=str))
+
+    def read_json(self, path: Path) -> Any:
+        """Read one JSON file of the run."""
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def holder(self) -> int | None:
+        """The process id of the live runner, if there is one; a dead one does not hold its lock."""
+        if not self._lock.exists():
+            return None
+        with self._lock.open("rb") as lock:
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    lock.seek(0)
+                    if words := lock.read().split():
+                        return int(words[0])
+                    time.sleep(0.005)  # it has the lock, and is about to write who it is
+                else:
+                    return None
+
+    def is_alive(self) -> bool:
+        """Whether it goes on: under a live runner, or in Slurm's queue."""
+        return self.holder() is not None or bool(self.job.state)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the run's lock, which the kernel frees when its owner dies.
+
+        :raises MissingError: another runner holds it.
+        """
+        with self._lock.open("a+b") as lock:
+            _lock(lock, self)
+            lock.truncate(0)
+            lock.write(f"{os.getpid()} ".encode())
+            lock.flush()
+            yield
+
+
+def _lock(lock: IO[bytes], run: RunDir) -> None:
+    deadline = time.monotonic() + 1.0  # a viewer that asks who holds it has it for an instant
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                owner = run.holder() or "another process"
+                raise MissingError(
+                    f"{run.path}: {owner} works on this run already", f"ax-recipe watch {run.name}"
+                ) from error
+            time.sleep(0.05)
+        else:
+            return
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all: beside it first, then renamed over it. A device or pipe is written to.
+
+    :raises MissingError: the disk is full or the folder cannot be written to.
+    """
+    path = path.resolve()
+    special = path.exists() and not path.is_file()
+    partial = path if special else path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        if not special:
+            partial.replace(path)
+    except OSError as error:
+        if not special:
+            with suppress(OSError):  # of a file system that is read-only now, or gone
+                partial.unlink(missing_ok=True)
+        raise MissingError(
+            f"{path}: cannot be written: {error.strerror}", "make its folder or some space, or name another place"
+        ) from error
+
+
+def root(folder: str | None = None) -> Path:
+    """The folder of all runs: ``--runs``, else AX_RECIPE_RUNS, else ./runs."""
+    return Path(folder or os.environ.get("AX_RECIPE_RUNS") or "runs").expanduser().absolute()
+
+
+def fresh_name(runs: Path, recipe_name: str) -> str:
+    """A name for a new run, ``<recipe>-<time>``, that no run has yet."""
+    safe = re.sub(r"[^A-Za-z0-9._]+", "-", recipe_name).strip("-.") or "recipe"
+    stem = f"{safe}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
+    return next(name for name in names if not (runs / name).exists())
+
+
+def create(run: RunDir, files: Mapping[str, str]) -> None:
+    """Make the run folder with the given files in it, for this account alone: logs and answers quote the data.
+
+    :raises MissingError: the folder cannot be written to; nothing half-written stays behind.
+    """
+    try:
+        run.path.mkdir(parents=True, mode=0o700)
+        (run.path / "logs").mkdir()
+    except OSError as error:
+        hint = "name another place with --runs DIR"
+        raise MissingError(f"{run.path}: cannot be made: {error.strerror}", hint) from error
+    try:
+        for name, text in files.items():
+            write(run.path / name, text)
+        seal.put(run.path)
+    except MissingError:
+        shutil.rmtree(run.path)
+        raise
+
+
+def refuse_foreign(run: RunDir) -> None:
+    """Stop before anything that a run folder names is started, where the folder was not made here.
+
+    :raises RecipeError: it was made by another account, or changed since.
+    """
+    if not seal.holds(run.path):
+        changed = " or ".join(seal.SEALED)
+        raise RecipeError(
+            f"{run.path} was not made by this account, or its {changed} was changed since: it could start anything",
+            f"read what it would start, then: ax-recipe resume {run.name} --trust",
+        )
+
+
+def every(runs: Path) -> list[RunDir]:
+    """All runs, newest first."""
+    found = [path.parent for path in runs.glob("*/state.json")]
+    return [RunDir(path) for path in sorted(found, key=lambda path: path.stat().st_ctime, reverse=True)]
+
+
+def find(runs: Path, name: str | None) -> RunDir:
+    """The run called ``name`` (or at that path), or the newest.
+
+    :raises RecipeError: there is no such run; names the newest few.
+    """
+    if name and (Path(name) / "state.json").is_file():
+        return RunDir(Path(name).absolute())
+    known = every(runs)
+    matching = [run for run in known if name is None or run.name == name or run.name.startswith(f"{name}-")]
+    if matching:  # two runs of one second are called X and X-2
+        return next((run for run in matching if run.name == name), matching[0])
+    newest = ", ".join(run.name for run in known[:3])
+    raise RecipeError(
+        f"no run {name or ''} in {runs}".replace("  ", " "),
+        f"runs there: {newest}" if known else "`ax-recipe run pirate-tiny` makes one",
+    )

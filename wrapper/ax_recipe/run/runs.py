@@ -1,0 +1,135 @@
+"""All runs at a glance, from state.json alone; and a run that goes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ax_recipe.errors import AxRecipeError, MissingError, RecipeError
+from ax_recipe.run import rundir
+from ax_recipe.run.rundir import RunDir, RunState
+
+UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One run. Times are unix seconds, losses are means a token, ``matched`` of ``asked`` answers were as taught."""
+
+    name: str
+    recipe: str
+    status: str
+    path: str
+    started: float | None = None
+    seconds: float | None = None
+    steps: int | None = None
+    loss: float | None = None
+    eval_loss: float | None = None
+    eval_loss_before: float | None = None
+    matched: int | None = None
+    asked: int | None = None
+
+
+SORTS: dict[str, Callable[[Row], Any]] = {
+    "time": lambda row: -(row.started or 0),
+    "name": lambda row: row.name,
+    "recipe": lambda row: (row.recipe, row.name),
+    "status": lambda row: (row.status, row.name),
+    "loss": lambda row: row.loss,
+    "eval-loss": lambda row: row.eval_loss,
+    "duration": lambda row: row.seconds,
+}
+
+
+def rows(runs: Path, recipe: str | None = None, sort: str = "time") -> list[Row]:
+    """Every run in ``runs``, or those of ``recipe``, in the order of ``SORTS``; what is not known comes last."""
+    found = [row for row in map(row_of, rundir.every(runs)) if recipe is None or row.recipe == recipe]
+    key = SORTS[sort]
+    return sorted(found, key=lambda row: (key(row) is None, key(row) if key(row) is not None else 0))
+
+
+def row_of(run: RunDir) -> Row:
+    """One run in a row; a folder whose state cannot be read is shown as such."""
+    try:
+        state = run.read_state()
+        # Whether it still runs is only asked where it may: that opens another file.
+        state = run.current_state() if state.status == "running" else state
+    except AxRecipeError:
+        return Row(run.name, "", UNREADABLE, str(run.path))
+    return _row(run, state)
+
+
+def _row(run: RunDir, state: RunState) -> Row:
+    figures: dict[str, Any] = {}
+    for stage in state.stages:
+        if stage.name != "base":
+            figures |= stage.figures
+    starts = [stage.started for stage in state.stages if stage.started]
+    took = [stage.ended - stage.started for stage in state.stages if stage.started and stage.ended]
+    known = {name: figures[name] for name in ("loss", "eval_loss", "eval_loss_before") if name in figures}
+    counts = {name: int(figures[name]) for name in ("steps", "matched", "asked") if name in figures}
+    started, seconds = min(starts, default=None), sum(took) if took else None
+    return Row(run.name, state.recipe, state.status, str(run.path), started, seconds, **known, **counts)
+
+
+def as_json(found: list[Row]) -> str:
+    """``runs --json``."""
+    return json.dumps([asdict(row) for row in found], indent=1)
+
+
+def exactly(runs: Path, name: str) -> RunDir:
+    """The run of that full name or path: what is to be removed is not guessed.
+
+    :raises RecipeError: there is none.
+    """
+    run = rundir.find(runs, name)
+    if name != run.name and Path(name).absolute() != run.path:
+        raise RecipeError(f"no run is called {name}", f"the nearest is {run.name}: give its full name to remove it")
+    return run
+
+
+def refuse_running(run: RunDir) -> None:
+    """Stop where the run goes on.
+
+    :raises RecipeError: it does.
+    """
+    holder = run.holder()
+    if run.is_alive():
+        who = f"process {holder}" if holder else str(run.job)
+        raise RecipeError(f"{run.name} is running ({who})", f"ax-recipe stop {run.name} ends it first")
+
+
+def stop(run: RunDir) -> bool:
+    """Ask the runner to stop: it saves a whole checkpoint first. False where none runs."""
+    if run.job.state:  # its process may be on another machine
+        return run.job.stop()
+    holder = run.holder()
+    if holder is None:
+        return False
+    try:
+        os.kill(holder, signal.SIGTERM)
+    except ProcessLookupError:  # it has just ended
+        return False
+    return True
+
+
+def remove(run: RunDir) -> None:
+    """Delete a run's folder with everything in it.
+
+    :raises MissingError: the folder cannot be removed.
+    """
+    try:
+        shutil.rmtree(run.path)
+    except OSError as error:
+        raise MissingError(f"{run.path}: cannot be removed: {error.strerror}", "remove it by hand") from error
+
+
+def size_gib(run: RunDir) -> float:
+    """What the folder takes on disk."""
+    return sum(path.lstat().st_size for path in run.path.rglob("*") if not path.is_dir()) / 2**30

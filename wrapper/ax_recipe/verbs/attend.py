@@ -1,0 +1,169 @@
+"""Being there while a run goes on: the dashboard or plain lines until it ends, then what came of it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from textwrap import TextWrapper
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from ax_recipe.observe import events
+from ax_recipe.observe.alerts import Band
+from ax_recipe.observe.feed import Feed
+from ax_recipe.run import runs
+from ax_recipe.run.rundir import RunDir, RunState
+from ax_recipe.run.stages import TITLES
+from ax_recipe.view.dashboard import Dashboard, fits
+from ax_recipe.view.figures import duration
+from ax_recipe.view.plain import PlainLines
+
+# How often a run without a screen is looked at (seconds).
+POLL_S = 0.2
+# How long keys may wait while a long log is read (seconds).
+PATIENCE_S = 0.05
+MARKS = {"waiting": " ", "running": ">", "done": "x", "skipped": "-", "failed": "!", "interrupted": "!"}
+EXIT_CODES = {"finished": 0, "waiting": 0, "running": 0, "failed": 1, "interrupted": 130}
+
+
+def attend(run: RunDir, *, as_json: bool = False, owns: bool = True) -> int:
+    """Show ``run`` until it ends or the person leaves it; give the command's exit code.
+
+    Leaving does not end the run, nor does a closed terminal (SIGHUP); an explicit stop does. So does SIGTERM where the
+    command ``owns`` the run: a batch system sends it to that command, and kills what is left when it ends.
+    """
+    signal.signal(signal.SIGTERM, _terminated)
+    console = Console(stderr=True)
+    feed = Feed(run, (lambda event: print(events.to_json(event), flush=True)) if as_json else None)  # noqa: T201
+    target = target_of(run)
+    try:
+        if as_json or not fits(console):
+            reason = _by_lines(feed, console, target, quiet=as_json)
+        else:
+            with Dashboard(feed.state, title=run.name, target_loss=target, console=console) as shown:
+                reason = shown.run(lambda: feed.poll(PATIENCE_S), behind=lambda: feed.behind)
+    except SystemExit:
+        if not owns:
+            raise
+        reason = "stop"
+    if reason == "stop":
+        _see_off(run, feed, console)
+    if reason == "detached":
+        console.print(
+            f"The run goes on. ax-recipe watch {run.name} comes back to it, ax-recipe status shows where it is."
+        )
+        return 0
+    state = run.current_state()
+    if not as_json:
+        width = console.width if console.is_terminal else None
+        console.print(summary(run, state, width), markup=False, highlight=False, soft_wrap=True)
+    return EXIT_CODES[state.status]
+
+
+def _terminated(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _see_off(run: RunDir, feed: Feed, console: Console) -> None:
+    """Stop the run and wait until it has; to be asked once more hurries it."""
+    runs.stop(run)
+    console.print("Stopping; a training saves a checkpoint first. Ctrl-C once more hurries it.")
+    while True:
+        try:
+            while feed.poll():
+                time.sleep(POLL_S)
+        except (KeyboardInterrupt, SystemExit):
+            runs.stop(run)
+        else:
+            return
+
+
+def target_of(run: RunDir) -> Band | None:
+    """The band in which the recipe wants the training loss to end."""
+    band = run.read_json(run.orders)["targets"]["loss"]
+    return (float(band[0]), float(band[1])) if band else None
+
+
+def _by_lines(feed: Feed, console: Console, target: Band | None, *, quiet: bool) -> str:
+    plain = PlainLines(target=target)
+    try:
+        while True:
+            goes_on = feed.poll()
+            for line in [] if quiet else plain.lines(feed.state):
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
+            if not goes_on:
+                return "ended"
+            time.sleep(POLL_S)
+    except KeyboardInterrupt:
+        return _asked(console)
+
+
+def _asked(console: Console) -> str:
+    """Ask what Ctrl-C meant; without a terminal it means stop, as it does for every program."""
+    if not console.is_terminal:
+        return "stop"
+    console.print("\nCtrl-C: [b]d[/]etach and let it train on, or [b]s[/]top it? \\[d/s] ", end="")
+    try:
+        return "stop" if input().strip().lower().startswith("s") else "detached"
+    except (EOFError, KeyboardInterrupt):
+        return "stop"
+
+
+def summary(run: RunDir, state: RunState, width: int | None = None) -> str:
+    """What a person reads at the end, and from ``status``: every stage, what came of it, and what to do next.
+
+    ``width`` is that of a terminal, in cells; what is written elsewhere has a line to a stage.
+    """
+    lines = [f"{run.name}: {state.status}", *([str(run.job)] if run.job.number else [])]
+    for stage in state.stages:
+        seconds = stage.ended - stage.started if stage.started and stage.ended else 0.0
+        took = f" ({duration(seconds)})" if seconds >= 1 else ""
+        head = f"  [{MARKS[stage.state]}] {TITLES[stage.name]:<14}"
+        lines.append(_hung(head, (stage.detail or stage.state) + took, width))
+    return "\n".join([*lines, *_answers(run, state), *_next(run, state)])
+
+
+def _hung(head: str, detail: str, width: int | None) -> str:
+    """``detail`` behind ``head``, its further lines under its first."""
+    lines = detail.split("\n")
+    if width:
+        cut = TextWrapper(max(20, width - len(head)), break_long_words=False, break_on_hyphens=False)
+        lines = [part for line in lines for part in cut.wrap(line)]
+    return head + ("\n" + " " * len(head)).join(lines)
+
+
+def _answers(run: RunDir, state: RunState) -> list[str]:
+    if not run.answers.exists() or state.stage("chat").state != "done":
+        return []
+    row = next((row for row in run.read_json(run.answers) if row["tuned_matches"]), None)
+    return ["", f"  > {row['prompt']}", f"    before: {row['base']}", f"    after:  {row['tuned']}"] if row else []
+
+
+def _next(run: RunDir, state: RunState) -> list[str]:
+    if state.status == "finished":
+        return [
+            "",
+            f"Talk to it: ax-recipe chat {run.name}",
+            f"What next:  ax-recipe advise {run.name}",
+            f"The run:    {run.path}",
+        ]
+    if state.status in ("failed", "interrupted"):
+        return ["", f"The run:    {run.path}", f"Go on with: ax-recipe resume {run.name}"]
+    return []
+
+
+def as_json(run: RunDir, state: RunState) -> str:
+    """``status --json``."""
+    stages: list[dict[str, Any]] = [
+        {"name": stage.name, "title": TITLES[stage.name], "state": stage.state, "detail": stage.detail,
+         "started": stage.started, "ended": stage.ended}
+        for stage in state.stages
+    ]  # fmt: skip
+    value: dict[str, Any] = {"run": run.name, "path": str(run.path), "recipe": state.recipe, "status": state.status}
+    value["stages"] = stages
+    if run.job.number:
+        value["job"] = {"id": run.job.number, "state": run.job.state or None}
+    return json.dumps(value, indent=1)

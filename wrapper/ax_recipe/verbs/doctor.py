@@ -1,0 +1,143 @@
+"""What this machine has for a run: one finding a line, each with what to do about it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ax_recipe import __version__, axolotl
+from ax_recipe.errors import MissingError
+from ax_recipe.forecast import hardware
+from ax_recipe.recipe import recipe as recipes
+from ax_recipe.ship import convert
+
+ENOUGH_DISK_GIB = 60  # an 8B base, its adapter, its merge and its GGUF side by side
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. ``missing`` stops every run, ``absent`` only what needs it."""
+
+    name: str
+    state: Literal["ok", "absent", "missing"]
+    detail: str
+
+
+def examine(named_axolotl: str | None, runs: Path, recipe: str | None = None) -> list[Finding]:
+    """Look at everything that a run may need; of ``recipe``, also the services that it logs to."""
+    findings = [Finding("ax-recipe", "ok", f"{__version__}, python {platform.python_version()}")]
+    findings += _axolotl(named_axolotl)
+    machine = hardware.here()
+    none = "none: pirate-tiny and pirate-small train on the CPU"
+    findings.append(Finding("GPUs", "ok" if machine.count else "absent", str(machine) if machine.count else none))
+    return [*findings, *_disk(runs), *_accounts(), _ollama(), _llama_cpp(), *_loggers(recipe)]
+
+
+def _axolotl(named: str | None) -> Iterator[Finding]:
+    try:
+        found = axolotl.find(named)
+        versions = found.versions()
+    except MissingError as error:
+        yield Finding("axolotl", "missing", f"{error.message}; {error.hint}")
+        return
+    beside = ", ".join(
+        f"{name} {versions[name]}" for name in ("python", "torch", "transformers", "peft") if name in versions
+    )
+    yield Finding("axolotl", "ok", f"{found.version} at {found.command} ({beside})")
+    for name, use in (
+        ("bitsandbytes", "QLoRA"),
+        ("liger-kernel", "fused loss on GPUs"),
+        ("flash-attn", "packing in bfloat16 on A100 and older"),
+        ("deepspeed", "models larger than a GPU"),
+    ):
+        yield Finding(name, "ok" if name in versions else "absent", f"{versions.get(name, 'not installed')}: for {use}")
+
+
+def _disk(runs: Path) -> Iterator[Finding]:
+    for name, folder in (("runs", runs), ("cache", axolotl.cache_folder())):
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        free_gib = shutil.disk_usage(existing).free / 2**30
+        writable = os.access(existing, os.W_OK)
+        words = f"{folder}: {free_gib:.0f} GiB free" + ("" if writable else ", not writable")
+        if free_gib < ENOUGH_DISK_GIB:
+            words += f"; an 8B model with all that is made of it takes {ENOUGH_DISK_GIB}"
+        state: Literal["ok", "absent", "missing"] = "missing" if not writable else "ok"
+        yield Finding(name, "absent" if writable and free_gib < ENOUGH_DISK_GIB else state, words)
+
+
+def _accounts() -> Iterator[Finding]:
+    token = os.environ.get("HF_TOKEN") or (Path.home() / ".cache/huggingface/token").is_file()
+    yield Finding(
+        "hub token", "ok" if token else "absent", "there" if token else "none: only gated models need one (HF_TOKEN)"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Logger:
+    """A service that Axolotl can log to: the keys that switch it on, and where a login to it is kept."""
+
+    name: str
+    keys: tuple[str, ...]
+    variables: tuple[str, ...]
+    files: tuple[str, ...]
+    login: str
+
+
+_LOGGERS = (
+    _Logger("wandb", ("use_wandb", "wandb_project", "wandb_name", "wandb_run_id"), ("WANDB_API_KEY",), (".netrc",),
+            "wandb login, or WANDB_API_KEY"),
+    _Logger("mlflow", ("use_mlflow", "mlflow_experiment_name", "mlflow_tracking_uri"), ("MLFLOW_TRACKING_URI",), (),
+            "mlflow_tracking_uri, or MLFLOW_TRACKING_URI; without it the runs stay in ./mlruns"),
+    _Logger("comet", ("use_comet", "comet_project_name", "comet_workspace", "comet_api_key"), ("COMET_API_KEY",),
+            (".comet.config",), "comet login, or COMET_API_KEY"),
+    _Logger("trackio", ("trackio_space_id",), ("HF_TOKEN",), (".cache/huggingface/token",),
+            "hf auth login, or HF_TOKEN: a Space is written to with the hub's account"),
+)  # fmt: skip
+
+
+def _loggers(name: str | None) -> Iterator[Finding]:
+    """The services that a recipe logs to, and whether an account is logged in to each; asks no network."""
+    if name is None:
+        return
+    config = recipes.load(name).axolotl
+    for logger in _LOGGERS:
+        used = [key for key in logger.keys if config.get(key) not in (None, False, "")]
+        if not used or (config.get("wandb_mode") in ("offline", "disabled") and logger.name == "wandb"):
+            continue
+        known = any(os.environ.get(variable) for variable in logger.variables) or _logged_in(logger, config)
+        words = "logged in" if known else f"{used[0]} is set, and no account is logged in: {logger.login}"
+        yield Finding(logger.name, "ok" if known else "absent", words)
+
+
+def _logged_in(logger: _Logger, config: Mapping[str, Any]) -> bool:
+    if logger.name == "mlflow" and config.get("mlflow_tracking_uri"):
+        return True
+    if logger.name == "comet" and config.get("comet_api_key"):
+        return True
+    files = [Path.home() / file for file in logger.files]
+    if logger.name == "wandb":  # the file holds other machines' logins too
+        return any(file.is_file() and "wandb" in file.read_text(errors="replace") for file in files)
+    return any(file.is_file() for file in files)
+
+
+def _ollama() -> Finding:
+    command = shutil.which("ollama")
+    detail = command or "not on PATH: `run` ends with a Modelfile and the command to use it elsewhere"
+    return Finding("ollama", "ok" if command else "absent", detail)
+
+
+def _llama_cpp() -> Finding:
+    need = "for models that Ollama cannot import (Mistral, Qwen3, ...), adapters, and quantisations that it cannot make"
+    try:
+        script, tool = convert.find(), convert.program("llama-quantize")
+    except MissingError as error:
+        return Finding("llama.cpp", "absent", f"{error.message}; {error.hint}")
+    if script is None:
+        hint = f"git clone https://github.com/ggml-org/llama.cpp, and set {convert.VARIABLE} to it"
+        return Finding("llama.cpp", "absent", f"no converter: {need}; {hint}")
+    return Finding("llama.cpp", "ok", f"{script}, {tool or 'llama-quantize is not built'}")

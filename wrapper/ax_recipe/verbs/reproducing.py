@@ -1,0 +1,40 @@
+"""The same run once more, from its folder; and in words what is different around it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ax_recipe import axolotl
+from ax_recipe.checks import all as checks
+from ax_recipe.checks import planned, trust
+from ax_recipe.forecast import hardware
+from ax_recipe.launch import environment
+from ax_recipe.run import preparing
+from ax_recipe.run.preparing import Prepared
+from ax_recipe.run.rundir import RunDir
+
+UNKNOWN = "it left no environment.json, so what is different now is not known"
+
+
+def prepare(
+    run: RunDir, gpus: str | None, named_axolotl: str | None, runs: Path, *, trusted: bool
+) -> tuple[Prepared, list[str]]:
+    """A new run of the recipe that ``run`` holds, and one line to each difference of the environment.
+
+    :raises ProblemsError: what was right then is wrong now, such as a file that is no longer there.
+    """
+    orders = run.read_json(run.orders)
+    found = preparing.recipe_of(run)
+    lent = hardware.lend(gpus or str(orders["gpus"]), hardware.here(), preparing.wanted_hardware(found))
+    text = run.recipe.read_text(encoding="utf-8")
+    its_axolotl = axolotl.find(named_axolotl)
+    prepared = preparing.for_run(found, lent, its_axolotl, runs, text)
+    trust.refuse(found, planned.refuse(prepared.plan, its_axolotl, checks.examine), trusted=trusted)
+    return prepared, different(run)
+
+
+def different(run: RunDir) -> list[str]:
+    """What is not as it was when ``run`` was made."""
+    if not run.environment.exists():
+        return [UNKNOWN]
+    return list(environment.differences(run.read_json(run.environment), environment.look(run)))
