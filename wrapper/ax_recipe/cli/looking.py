@@ -22,16 +22,19 @@ def replay(log: Path, exit_code: int | None, target: tuple[float, float] | None,
     from ax_recipe.observe import replay as replays
     from ax_recipe.observe.state import summary
 
-    state = replays.replay(log, exit_code)
+    state, is_training = replays.read(log, exit_code)
+    if as_json:  # whoever reads it gets its keys of any file; the exit code says the rest
+        click.echo(json.dumps(summary(state, target), indent=1))
+    if not is_training:
+        replays.refuse(log)
+    if as_json:
+        return
     if explain:
         from ax_recipe.view import explain as view
 
         click.echo("\n".join(view.lines(state, target)))
         return
     value = summary(state, target)
-    if as_json:
-        click.echo(json.dumps(value, indent=1))
-        return
     for name, figure in value.items():
         if name != "alerts" and figure is not None:
             click.echo(f"{name:<26}{figure}")
@@ -48,17 +51,21 @@ def replay(log: Path, exit_code: int | None, target: tuple[float, float] | None,
 def diagnose(name: str | None, exit_code: int | None, listing: bool, runs: str | None, as_json: bool) -> None:
     """Say why a run (the newest), or that of any Axolotl log, ended, and what to change."""
     from ax_recipe import diagnose as diagnoses
+    from ax_recipe.observe import replay as replays
     from ax_recipe.run import rundir
     from ax_recipe.view import diagnose as view
 
     if listing:
         click.echo("\n".join(view.causes()))
         return
-    if name and Path(name).is_file():
-        found = diagnoses.diagnose(Path(name), exit_code)
-    else:
-        found = diagnoses.of_run(rundir.find(rundir.root(runs), name))
-    click.echo(json.dumps(found.as_json(), indent=1) if as_json else "\n".join(view.lines(found)))
+    log = Path(name) if name and Path(name).is_file() else None
+    found = diagnoses.diagnose(log, exit_code) if log else diagnoses.of_run(rundir.find(rundir.root(runs), name))
+    told = found.cause != "none" or found.phase not in replays.BEFORE
+    strange = log and not told and not replays.read(log)[1]
+    if as_json or not strange:
+        click.echo(json.dumps(found.as_json(), indent=1) if as_json else "\n".join(view.lines(found)))
+    if log and strange:
+        replays.refuse(log)
 
 
 @main.command(epilog=example("ax-recipe doctor", "ax-recipe doctor pirate"))

@@ -52,6 +52,15 @@ _ERROR = re.compile(r"([A-Za-z_][\w.]*)(?:: .*|:|)$")
 # A terminal shows Ctrl-C as ^C, and rich draws a frame: "╭──── Traceback (most recent call last) ────╮"
 _TRACEBACK = re.compile(r"(?:\^C)*(?:[╭+][─-]+ )?Traceback \(most recent call last\)")
 _JSON_LINE = re.compile(r'\s*(?:"|[{}\[\]]|-?\d|true|false|null)')
+# What a training prints while it imports, which tells nothing more: Axolotl's picture, the stamps of torch, NCCL and
+# transformers, accelerate's and bitsandbytes' words, Python's warnings. Only as programs print it: a recipe, a script
+# or a page that speaks of training must not pass for its log.
+_SIGN = re.compile(
+    r"\s+#@@ #@@|.*@{9}|\[?[IWEF]\d{3,4} \d\d:\d\d:\d\d|\[(?:INFO|WARNING|ERROR)\|\w+\.py:\d+\]"
+    r"|\[(?:axolotl|transformers)[\].]|.*(?:\bNCCL (?:INFO|WARN)\b|`accelerate launch`|CUDA SETUP|'axolotl\.cli\b)"
+    r"|(?:usage: |[+$] )(?:axolotl|accelerate|torchrun)\b|.*/(?:site|dist)-packages/\S+(?::\d+: |\", line \d)"
+)
+_NO_TEXT = re.compile(r"[\0-\x08\ufffd]")
 _CLEARED = " " * 30  # tqdm wipes its bar with blanks before it lets a text through, and no shorter bar exists
 _NEVER = r"(?!)"
 _TAKE, _SKIP = r"'?([^',}]+)'?", r"'?[^',}]+'?"
@@ -99,6 +108,7 @@ class LogReader:
     """
 
     def __init__(self) -> None:
+        self.signed = False  # whether a line was a training's, be it one that tells nothing
         self._phase = ""
         self._time: float | None = None
         self._last_bar = ""
@@ -178,6 +188,7 @@ class LogReader:
         elif line.lstrip(" ").startswith(_PREFIXES) and (found := _PREFIX.match(line)):
             text = _REPEATED.sub("", line[found.end() :]) if found[2] else line[found.end() :]
             if text and not text.isspace():
+                self.signed = True
                 self._part(text, key + found[0].strip(), int(found[1]) if found[1] else rank, events)
         else:
             self._words(line, key, rank, events)
@@ -316,6 +327,7 @@ class LogReader:
             self._enter("preparing", events)
 
     def _stamped(self, found: re.Match[str], line: str, key: str, rank: int | None, events: list[Event]) -> None:
+        self.signed = True
         self._traces.discard(key)
         stamp, level, _, number, text = found.groups()
         self._time = _seconds(stamp)
@@ -375,6 +387,8 @@ class LogReader:
         self._enter("preparing", events)
 
     def _loose(self, line: str, key: str, rank: int | None, events: list[Event]) -> None:
+        if not self.signed:
+            self.signed = bool(_SIGN.match(line) and not _NO_TEXT.search(line))
         if "Traceback (most" in line and _TRACEBACK.match(line):
             self._traces.add(key)
         elif line.startswith(("Exception ignored in", "Exception in thread", "--- Logging error ---")):

@@ -1,0 +1,80 @@
+"""Whether a file is the log of a training at all: what is none is not called one that runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, Invoke
+
+LOGS = ROOT / "tests/logs"
+# What stands first in logs whose training has only imported so far.
+IMPORTS = (
+    (LOGS / "axolotl-0.19.0-ok.log").read_bytes()[:27].lstrip(b"\n"),  # Axolotl's picture begins
+    b"/opt/venv/lib/python3.11/site-packages/torch/cuda/__init__.py:61: FutureWarning: The pynvml package is\n",
+    b"[2024-05-01 10:00:00,123] [INFO] [axolotl.normalize_config:182] [PID:7] [RANK:0] GPU memory usage\n",
+    b"[2026-11-22 13:00:00,123] [INFO] [real_accelerator.py:219:get_accelerator] Setting ds_accelerator to cuda\n",
+    b"[INFO|tokenization_utils_base.py:2060] 2026-11-22 13:00:00,123 >> loading file vocab.json\n",
+    b"The following values were not passed to `accelerate launch` and had defaults used instead:\n",
+    b"node1:4711:4711 [0] NCCL INFO Bootstrap : Using eth0:10.0.0.2<0>\n",
+    b"(RayTrainWorker pid=7, ip=10.0.0.2) importing\n",
+    b"2026-11-22T13:00:00.123Z stderr F W1122 13:43:02.012000 9322 torch/distributed/run.py:766] *****\n",
+)
+
+
+@pytest.mark.parametrize("verb", ["replay", "diagnose"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        Path(sys.executable).read_bytes()[: 1 << 18],
+        (ROOT / "recipes/pirate.yaml").read_bytes(),
+        (ROOT / "README.md").read_bytes(),
+        (LOGS / "axolotl-0.19.0-pirate-tiny.jsonl").read_bytes(),
+        b'10.0.0.7 - - [22/Nov/2026:13:00:00 +0000] "GET /axolotl HTTP/1.1" 200 512\n',
+        b"",
+    ],
+    ids=["program", "recipe", "page", "events", "server", "empty"],
+)
+def test_a_file_that_is_no_log_of_a_training_is_not_one_that_runs(
+    invoke: Invoke, given: bytes, verb: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "given"
+    file.write_bytes(given)
+    done = invoke(verb, str(file))
+    assert done.exit_code == 2
+    assert not done.stdout
+    assert f"no line of {file} is a training's" in done.stderr
+    assert "axolotl train" in done.stderr
+    as_json = invoke(verb, str(file), "--json")
+    assert as_json.exit_code == 2
+    assert json.loads(as_json.stdout)  # a program that asks gets its keys of any file
+
+
+@pytest.mark.parametrize("begun", IMPORTS)
+def test_a_log_with_no_more_than_imports_is_of_a_training_that_runs(
+    invoke: Invoke, begun: bytes, tmp_path: Path
+) -> None:
+    log = tmp_path / "begun.log"
+    log.write_bytes(begun)
+    assert json.loads(invoke("replay", str(log), "--json").stdout)["status"] == "running"
+    for verb in ("replay", "diagnose"):
+        assert invoke(verb, str(log)).exit_code == 0
+
+
+@pytest.mark.parametrize("log", sorted(LOGS.glob("*.log")), ids=lambda log: log.stem)
+def test_every_recorded_log_is_one_from_its_third_line_on(invoke: Invoke, log: Path, tmp_path: Path) -> None:
+    begun = tmp_path / "begun.log"
+    begun.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:3]))
+    assert invoke("replay", str(begun)).exit_code == 0
+    assert invoke("replay", str(log)).exit_code == 0
+
+
+def test_how_the_process_ended_is_enough_to_know_of_an_empty_log(invoke: Invoke, tmp_path: Path) -> None:
+    log = tmp_path / "empty.log"
+    log.touch()
+    done = invoke("replay", str(log), "--exit-code", "137")
+    assert done.exit_code == 0
+    assert "failed" in done.stdout
