@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,10 @@ KEYS: dict[str, Any] = {
 }  # fmt: skip
 FULL = {key: value for key, value in KEYS.items() if key not in {"adapter", "load_in_4bit", "lora_r"}}
 STAGES = ("train", "merge", "deploy")
+VAST = (
+    '{"model_type": "llama", "hidden_size": 1048576, "intermediate_size": 4194304, "num_hidden_layers": 9999, '
+    '"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256}'
+)
 
 
 def gib(keys: dict[str, Any], gpus: str = "1xA100-80GB", stages: tuple[str, ...] = STAGES) -> dict[str, float]:
@@ -111,12 +116,48 @@ def test_a_full_disk_is_refused_with_the_breakdown(tmp_path: Path) -> None:
 def test_the_command_refuses_before_anything_starts(
     command: Callable[..., subprocess.CompletedProcess[str]], small_recipe: Path
 ) -> None:
-    shape = '{"model_type": "llama", "hidden_size": 1048576, "intermediate_size": 4194304, "num_hidden_layers": 9999, '
-    shape += '"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256}'
-    (small_recipe.parent / "base" / "config.json").write_text(shape, encoding="utf-8")
+    (small_recipe.parent / "base" / "config.json").write_text(VAST, encoding="utf-8")
     done = command("run", str(small_recipe), "--until", "train")
     assert done.returncode == 3
     assert "GiB free, and needs" in done.stderr
     assert "the adapter" in done.stderr
     assert not (small_recipe.parent / "runs").exists()
     assert command("run", str(small_recipe), "--until", "train", "--force").returncode == 0
+
+
+def test_what_is_there_already_is_not_to_be_written(tmp_path: Path) -> None:
+    def sizes() -> dict[str, float]:
+        found = disk.needs(KEYS, architecture.find(LLAMA), parse("1xA100-80GB"), STAGES, tmp_path / "output", None)
+        return {need.what.split()[-1]: need.size for need in found}
+
+    fresh = sizes()
+    for name, size in (("checkpoint-8/adapter_model.safetensors", 2**30), ("merged/model.safetensors", 2**40)):
+        path = tmp_path / "output" / name
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.truncate(path, size)  # no room is taken by what was never written
+    then = sizes()
+    assert fresh["goes"] - then["goes"] == 2**30
+    assert then["adapter"] == fresh["adapter"]
+    assert then["model"] == 0
+
+
+@pytest.mark.usefixtures("fake_axolotl")
+def test_a_run_that_goes_on_counts_what_is_still_to_be_written(
+    command: Callable[..., subprocess.CompletedProcess[str]], small_recipe: Path
+) -> None:
+    """Its training is done by force; what it wrote is not counted again, the merge that is to come is."""
+    (small_recipe.parent / "base" / "config.json").write_text(VAST, encoding="utf-8")
+    small_recipe.write_text(small_recipe.read_text(encoding="utf-8") + "targets: {loss: [0, 9]}\n", encoding="utf-8")
+    assert command("run", str(small_recipe), "--until", "train", "--force").returncode == 0
+    done = command("resume", "--until", "train")
+    assert done.returncode == 0, done.stderr  # nothing of it is to be written any more
+    for again in (("resume",), ("run", str(small_recipe))):
+        done = command(*again)
+        assert done.returncode == 3
+        assert "GiB free, and needs" in done.stderr
+        assert "the merged model" in done.stderr
+        assert "the adapter" not in done.stderr
+        assert "--runs" not in done.stderr  # it lies where it lies
+    for forced in (("resume", "--force"), ("run", str(small_recipe), "--force")):
+        assert "GiB free" not in command(*forced).stderr

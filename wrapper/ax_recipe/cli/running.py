@@ -83,6 +83,8 @@ def run(
         at_end = before.current_state().status == "finished"
         goes_on = "and has finished: this came out" if at_end else "so it goes on"
         click.echo(f"{before.name} is this very run, {goes_on} (--new starts another)", err=True)
+        if not force:
+            disk.refuse(preparing.left(before, until), ways="")
         return again(str(before.path), runs, (), as_json, trust, (on_oom, on_hang, time_limit), until)
     only = STAGES[: STAGES.index(until) + 1] if until else ()
     if prepared.forecast and not as_json:
@@ -110,6 +112,7 @@ def run(
 @policy_options
 @node_options
 @trust_option
+@click.option("--force", is_flag=True, help="Go on even where the disk will not do.")
 @runs_option
 @json_option
 def resume(
@@ -119,6 +122,7 @@ def resume(
     on_hang: str | None,
     time_limit: str | None,
     trust: bool,
+    force: bool,
     runs: str | None,
     as_json: bool,
     bandwidth: float | None,
@@ -128,14 +132,18 @@ def resume(
 
     --nodes or --hosts let it go on with other machines than before; the rows of a step stay as many.
     """
+    from ax_recipe.forecast import disk
+    from ax_recipe.run import preparing, rundir
+
+    found = rundir.find(rundir.root(runs), name)
+    if not trust:
+        rundir.refuse_foreign(found)
     if any(value is not None for value in nodes.values()):
-        from ax_recipe.run import rundir
         from ax_recipe.verbs import regrouping
 
-        found = rundir.find(rundir.root(runs), name)
-        if not trust:
-            rundir.refuse_foreign(found)
         regrouping.regroup(found, nodes, bandwidth)
+    if not force and not found.worker:
+        disk.refuse(preparing.left(found, until), ways="")
     return again(name, runs, (), as_json, trust, (on_oom, on_hang, time_limit), until)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ GIB = 2**30
 SMALL = 20e6
 # Logs, events, the tokenised data's index: what no formula knows.
 MARGIN = 1.02
+ELSEWHERE = "name another disk with --runs DIR, keep fewer with axolotl.save_total_limit, "
 # DeepSpeed keeps weights and both moments in 4 bytes each, whatever the optimizer's own precision.
 _ZERO = 12.0
 # Bytes for each trained number that is kept in 4 bytes, and in 2; paged optimizers save as much as the others.
@@ -49,7 +50,7 @@ def needs(
     output: Path,
     quantize: str | None = None,
 ) -> list[Need]:
-    """All that the ``stages`` of a run with these Axolotl keys will write.
+    """All that the ``stages`` of a run with these Axolotl keys will write, less what of it is there already.
 
     ``output`` is Axolotl's output_dir; ``quantize`` is what Ollama is asked to make of the model.
     """
@@ -59,7 +60,9 @@ def needs(
         found += _trained(keys, shape, s, output)
     if "merge" in stages and s.method != "full":
         wide = 2 if hardware.count else 4  # the base's own width; one made here on the CPU has 4 bytes
-        found.append(Need("the merged model", output / "merged", shape.parameters * wide + SMALL))
+        merged = output / "merged"
+        size = shape.parameters * wide + SMALL
+        found.append(Need("the merged model", merged, _left(size, merged.glob("*.safetensors"))))
     if "deploy" in stages and (models := ollama_models()):
         found += _deployed(shape, quantize, models)
     return found
@@ -79,8 +82,14 @@ def _trained(keys: Mapping[str, Any], shape: Shape, s: Settings, output: Path) -
     each = weights + (0.0 if keys.get("save_only_model") else optimizer) + SMALL
     if count:
         text = f"{count} checkpoints of {each / GIB:.1f} GiB, one of them before the oldest goes"
-        yield Need(text, output, count * each)
-    yield Need("the adapter" if s.method != "full" else "the model", output, weights + SMALL)
+        yield Need(text, output, _left(count * each, output.glob("checkpoint-*/**/*")))
+    what = "the adapter" if s.method != "full" else "the model"
+    yield Need(what, output, _left(weights + SMALL, output.glob("*.safetensors")))
+
+
+def _left(size: float, made: Iterable[Path]) -> float:
+    """What is still to be written of ``size`` bytes: files that are written anew leave their room to that."""
+    return max(0.0, size - sum(path.stat().st_size for path in made if path.is_file()))
 
 
 def checkpoint(keys: Mapping[str, Any], shape: Shape, s: Settings) -> tuple[float, float]:
@@ -133,8 +142,8 @@ def _is_there(place: Path) -> bool:
         return False
 
 
-def refuse(found: Sequence[Need]) -> None:
-    """Stop where a file system has less room than a run will need of it.
+def refuse(found: Sequence[Need], ways: str = ELSEWHERE) -> None:
+    """Stop where a file system has less room than a run will need of it; ``ways`` are those out of it.
 
     :raises MissingError: with what each thing takes.
     """
@@ -145,7 +154,7 @@ def refuse(found: Sequence[Need]) -> None:
             words = f"the disk of {needed[0].place} has {free / GIB:.1f} GiB free, and needs {total / GIB:.1f} GiB:"
             raise MissingError(
                 "\n".join((words, *(f"    {need}" for need in needed))),
-                "make room, name another disk with --runs DIR, keep fewer with axolotl.save_total_limit, or --force",
+                f"make room, {ways}or --force",
             )
 
 

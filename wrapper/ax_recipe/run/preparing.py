@@ -6,9 +6,12 @@ import hashlib
 import json
 import shlex
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from ax_recipe.axolotl import Axolotl, cache_folder
 from ax_recipe.axolotl import schema as axolotl_schema
@@ -17,14 +20,14 @@ from ax_recipe.forecast import disk, forecast
 from ax_recipe.forecast.cluster import Cluster
 from ax_recipe.forecast.disk import Need
 from ax_recipe.forecast.forecast import Forecast
-from ax_recipe.forecast.hardware import USUAL_GBIT, Hardware, here, over, parse
+from ax_recipe.forecast.hardware import USUAL_GBIT, GpuKind, Hardware, here, over, parse
 from ax_recipe.plan import decide
 from ax_recipe.plan import plan as plans
 from ax_recipe.plan.plan import Config, Plan
 from ax_recipe.plan.render import render
 from ax_recipe.recipe import recipe as recipes
 from ax_recipe.recipe import schema
-from ax_recipe.recipe.document import Document, Keys
+from ax_recipe.recipe.document import Document, Keys, Loader
 from ax_recipe.recipe.recipe import Recipe, Scratch
 from ax_recipe.run import rundir, stages
 from ax_recipe.run.rundir import RunDir, RunState, StageRecord
@@ -204,6 +207,26 @@ def writes(prepared: Prepared, only: Collection[str] = ()) -> list[Need]:
     if shape is None:
         return []
     return disk.needs(plan.train.values, shape, plan.hardware, going, prepared.run.output, orders["ship"]["quantize"])
+
+
+def left(run: RunDir, until: str | None = None) -> list[Need]:
+    """What is still to be written to disk where ``run`` goes on up to the stage ``until``: of stages not done yet.
+
+    Nothing where the base is not known here, or the YAML cannot be read: then Axolotl says what is wrong with it.
+    """
+    orders, done = run.read_json(run.orders), set[str]()
+    with suppress(MissingError):  # a torn state.json is made anew as the run goes on: till then nothing counts as done
+        done = {stage.name for stage in run.current_state().stages if stage.state == "done"}
+    names = [stage["name"] for stage in orders["stages"] if not stage["skip"]]
+    names = names[: names.index(until) + 1] if until in names else names
+    shape, keys = plans.shape_of(recipe_of(run)), {}
+    with suppress(OSError, yaml.YAMLError):
+        keys = yaml.load(run.axolotl_yaml.read_text(encoding="utf-8"), Loader=Loader)  # noqa: S506 - CSafeLoader
+    if shape is None or not keys:
+        return []
+    hardware = Hardware(orders["gpus"], GpuKind(**orders["kind"]) if orders["kind"] else None)
+    going = [name for name in names if name not in done]
+    return disk.needs(keys, shape, hardware, going, run.output, orders["ship"]["quantize"])
 
 
 def refuse_problems(found: Sequence[Problem]) -> None:
