@@ -97,6 +97,19 @@ def test_rendering_it_warns_and_renders(command: Command, small_recipe: Path) ->
     assert "AX056" in done.stderr
 
 
+def test_planning_it_warns_and_plans(command: Command, small_recipe: Path, tmp_path: Path) -> None:
+    path = with_keys(small_recipe, trust_remote_code=True)
+    raw = tmp_path / "raw.yaml"
+    raw.write_text(command("render", str(path)).stdout, encoding="utf-8")
+    for given in (path, raw):
+        done = command("plan", str(given), "--gpus", "1xA100-80GB", "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["hardware"]
+        assert "trust_remote_code" in done.stderr
+        assert "[AX056]" in done.stderr
+    assert "AX056" not in command("plan", "pirate").stderr
+
+
 def test_a_check_warns_of_it(command: Command, small_recipe: Path) -> None:
     done = command("check", str(with_keys(small_recipe, trust_remote_code=True)), "--json")
     codes = {problem["code"]: problem["severity"] for problem in json.loads(done.stdout)["problems"]}

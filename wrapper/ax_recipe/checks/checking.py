@@ -122,6 +122,11 @@ def subjects(name: str, gpus: str | None, axolotl: Axolotl | None, changes: Sequ
     return [subject for subject, _ in _subjects(name, gpus, axolotl, changes)]
 
 
+def foreign_code(name: str, gpus: str | None, axolotl: Axolotl | None, changes: Sequence[str]) -> list[Problem]:
+    """What in a recipe or an Axolotl YAML would run code that did not come with Axolotl (AX056), warnings all."""
+    return [problem for subject in subjects(name, gpus, axolotl, changes) for problem in foreign.code(subject)]
+
+
 def is_raw(document: Document) -> bool:
     """Whether a YAML is Axolotl's own (``base_model``) and no recipe (``base``, ``data``)."""
     return "base_model" in document.value or not {"base", "data"} & set(document.value)

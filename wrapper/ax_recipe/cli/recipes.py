@@ -203,12 +203,15 @@ def plan(
 ) -> None:
     """Foretell memory, time and cost of a recipe or an Axolotl YAML; --gpus auto is this machine."""
     from ax_recipe import axolotl as environment
+    from ax_recipe.checks import checking
     from ax_recipe.forecast import forecast
     from ax_recipe.results import experience
     from ax_recipe.run import planning, rundir
 
     known = environment.find_if_any(axolotl)
     found = planning.of_file(name, gpus, known, changes, sequence_len, price, nodes, bandwidth)
+    for warning in checking.foreign_code(name, gpus, known, changes):
+        click.echo(str(warning), err=True)
     found = forecast.with_experience(found, experience.of(found, rundir.root(runs)))
     if as_json:
         click.echo(json.dumps(forecast.as_json(found), indent=1))
