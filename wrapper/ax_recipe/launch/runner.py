@@ -14,23 +14,27 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ax_recipe import process
 from ax_recipe.errors import AxRecipeError, MissingError, ProgramFailedError, RunFailedError, StoppedError
-from ax_recipe.launch import environment, gathering
+from ax_recipe.launch import gathering
 from ax_recipe.launch.attempts import CHECKPOINT_GRACE_S, Call
-from ax_recipe.launch.work import Stage, Worker
 from ax_recipe.run import belonging
 from ax_recipe.run.rundir import RunDir, StageRecord, StageState
 from ax_recipe.survive import failing, policy, proof, recovery
 from ax_recipe.survive.watching import HungError
+
+if TYPE_CHECKING:
+    from ax_recipe.launch.work import Stage
 
 
 class Runner:
     """Runs one run folder; a SIGTERM or SIGINT makes it end its child, note it, and leave."""
 
     def __init__(self, run: RunDir) -> None:
+        from ax_recipe.launch.work import Worker  # here, for who launches a run does none of its work
+
         self.run = run
         self.orders: dict[str, Any] = run.read_json(run.orders)
         self.state = run.read_state()
@@ -41,6 +45,8 @@ class Runner:
 
     def go(self, again: Sequence[str] = (), until: str = "") -> int:
         """Run each stage up to ``until`` that is not proven done, or exactly those in ``again``; give the exit code."""
+        from ax_recipe.launch import environment
+
         signal.signal(signal.SIGTERM, self._ask_to_stop)
         signal.signal(signal.SIGINT, self._ask_to_stop)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal ends viewers

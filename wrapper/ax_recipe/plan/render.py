@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from jinja2 import FileSystemLoader, StrictUndefined
-from jinja2.sandbox import SandboxedEnvironment
 
 from ax_recipe import assets
 from ax_recipe.plan.plan import Config
+
+if TYPE_CHECKING:
+    from jinja2.sandbox import SandboxedEnvironment
 
 
 class _Left:
@@ -61,6 +62,9 @@ def script(name: str, words: Mapping[str, str | list[str] | None]) -> str:
 @cache
 def environment() -> SandboxedEnvironment:
     """The Jinja environment in which every expression prints one whole YAML value, and none may be undefined."""
+    from jinja2 import FileSystemLoader, StrictUndefined  # here, for a run that goes on renders nothing
+    from jinja2.sandbox import SandboxedEnvironment
+
     made = SandboxedEnvironment(
         loader=FileSystemLoader(assets.templates()),
         undefined=StrictUndefined,
@@ -87,6 +91,8 @@ def _laid_out_keys() -> list[str]:
 
 def _yaml(value: Any) -> str:
     """What an expression prints: one YAML value; blocks start on the next line, indented."""
+    from jinja2 import StrictUndefined
+
     if isinstance(value, _Left):
         return repr(value)
     if isinstance(value, _Comment):

@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-import httpx
 
 from ax_recipe.errors import MissingError, RecipeError, RunFailedError
 from ax_recipe.ship.gotemplate import Message
+
+if TYPE_CHECKING:
+    import httpx
 
 OLDEST = (0, 30, 0)
 """Before 0.30 GGUFs ran in other engines, with other rules for templates."""
@@ -122,6 +123,8 @@ class Ollama:
     def __init__(
         self, host: str | None = None, *, timeout_s: float = 30.0, delays_s: Sequence[float] = DELAYS_S
     ) -> None:
+        import httpx  # here and below, for most who know this module speak to no server
+
         self.url = address(host)
         self._delays_s = tuple(delays_s)
         self._patience = httpx.Timeout(None, connect=timeout_s, write=timeout_s)
@@ -279,12 +282,16 @@ class Ollama:
         return value if isinstance(value, dict) else {}
 
     def _send(self, method: str, path: str, **more: Any) -> httpx.Response:
+        import httpx
+
         try:
             return self._client.request(method, path, **more)
         except httpx.HTTPError as error:
             raise self._unreached(error) from error
 
     def _stream(self, path: str, body: Mapping[str, object]) -> Iterator[dict[str, Any]]:
+        import httpx
+
         try:
             with self._client.stream("POST", path, json=dict(body), timeout=self._patience) as response:
                 if response.status_code != 200:
@@ -312,6 +319,8 @@ class Ollama:
         raise RunFailedError(f"Ollama at {self.url} answers {response.status_code}: {str(said).strip()[:500]}")
 
     def _unreached(self, error: httpx.HTTPError) -> LostError:
+        import httpx
+
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             return LostError(f"no Ollama at {self.url}", "start it with `ollama serve`, or name another by --host")
         if isinstance(error, httpx.TimeoutException):

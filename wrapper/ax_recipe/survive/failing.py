@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from ax_recipe import diagnose
+from typing import TYPE_CHECKING
+
 from ax_recipe.errors import AxRecipeError
 from ax_recipe.run.rundir import RunDir, StageRecord
 from ax_recipe.survive import checkpoints, recovery
+
+if TYPE_CHECKING:
+    from ax_recipe.diagnose import Diagnosis
 
 
 def explained(run: RunDir, record: StageRecord, error: AxRecipeError) -> str:
@@ -22,7 +26,7 @@ def explained(run: RunDir, record: StageRecord, error: AxRecipeError) -> str:
     return "\n".join(lines)
 
 
-def _memory(run: RunDir, record: StageRecord, found: diagnose.Diagnosis) -> list[str]:
+def _memory(run: RunDir, record: StageRecord, found: Diagnosis) -> list[str]:
     change = recovery.after(run, record, found)
     if change is None:
         return [f"nothing is left to make smaller without changing what is learnt: ax-recipe diagnose {run.name}"]

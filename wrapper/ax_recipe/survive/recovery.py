@@ -6,15 +6,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ax_recipe import diagnose
-from ax_recipe.diagnose import Diagnosis
 from ax_recipe.plan.plan import Config
 from ax_recipe.plan.render import render
 from ax_recipe.run.rundir import RunDir, StageRecord, write
+
+if TYPE_CHECKING:
+    from ax_recipe.diagnose import Diagnosis
 
 MOST = 3  # attempts beyond the first
 KEYS = (
@@ -92,6 +93,8 @@ def _shown(value: Any) -> str:
 
 def diagnosed(run: RunDir, record: StageRecord) -> Diagnosis:
     """Why the last attempt at a stage ended, by its log and exit code."""
+    from ax_recipe import diagnose  # here, for it knows hundreds of patterns, and most stages do not fail
+
     log, others = run.log(record.name, record.attempt), run.node_logs(record.name, record.attempt)
     return diagnose.diagnose(log, record.exit_code, others)
 
