@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from ax_recipe.errors import MissingError, ProblemsError, RecipeError
 from ax_recipe.recipe import recipe
 from ax_recipe.recipe.recipe import Scratch
+from ax_recipe.ship import ollama, size
+from conftest import Invoke
 
 SMALLEST = "base: ./base\ndata:\n  - path: rows.jsonl\n    type: chat_template\n"
 
@@ -144,3 +147,25 @@ def test_a_hub_id_is_told_from_a_file(text: str, local: bool, tmp_path: Path) ->
 def test_a_folder_beside_the_recipe_is_local_even_if_it_looks_like_a_hub_id(tmp_path: Path) -> None:
     (tmp_path / "owner" / "name").mkdir(parents=True)
     assert recipe.resolve("owner/name", tmp_path) == str((tmp_path / "owner" / "name").resolve())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "meant"), [("q4_K_X", "q4_K_S"), ("Q5KM", "q5_K_M"), ("int8", None), ("IQ2_XS", "iq4_XS"), ("4", None)]
+)
+def test_a_quantisation_that_nothing_makes_is_named_before_anything_starts(
+    wanted: str, meant: str | None, tmp_path: Path, invoke: Invoke
+) -> None:
+    file = write(tmp_path, SMALLEST + f'ship:\n  model: mine\n  quantize: "{wanted}"\n')
+    done = invoke("check", file, "--json")
+    assert done.exit_code == 2
+    found = next(each for each in json.loads(done.stdout)["problems"] if each["key"] == "ship.quantize")
+    assert (found["code"], found["line"]) == ("AX003", 7)
+    assert f"'{wanted}'" in found["message"]
+    assert found["suggestion"].startswith(f"Did you mean {meant}? Usual are q4_K_M" if meant else "Usual are q4_K_M")
+
+
+@pytest.mark.parametrize("wanted", [*ollama.QUANTISATIONS, *(each.name for each in size.PRECISIONS), "Q4_K", "iq4_xs"])
+def test_every_quantisation_that_is_made_is_taken_in_any_case(wanted: str, tmp_path: Path) -> None:
+    for spelt in (wanted, wanted.lower(), wanted.upper()):
+        file = write(tmp_path, SMALLEST + f"ship: {{quantize: {spelt}}}\n")
+        assert recipe.load(file).ship.quantize == spelt

@@ -140,6 +140,13 @@ class Recipe:
         return Path(self.document.file or ".")
 
 
+# What Ollama makes itself until 0.34, then what llama.cpp's llama-quantize (tools/quantize, November 2026) makes
+# without an importance matrix. Either takes them in capitals or not.
+QUANTISATIONS = (
+    "q4_K_M", "q4_K_S", "q8_0", "f16", "bf16", "f32", "q6_K", "q5_K_M", "q5_K_S", "q5_K", "q5_1", "q5_0", "q4_K",
+    "q4_1", "q4_0", "q3_K_L", "q3_K_M", "q3_K_S", "q3_K", "q2_K", "q2_0", "q1_0", "iq4_NL", "iq4_XS", "iq3_M", "iq3_S",
+    "iq3_XS", "iq3_XXS", "mxfp4_MOE", "tq2_0", "tq1_0",
+)  # fmt: skip
 _ROOMS = {"Lora": Lora, "Train": Train, "Scratch": Scratch, "Targets": Targets, "Checks": Checks, "Ship": Ship}
 
 
@@ -195,7 +202,7 @@ def load(name: str, changes: Sequence[str] = ()) -> Recipe:
     for change in changes:
         _apply(value, change)
     document = replace(document, value=value)
-    problems = [*map(_hinted, check(document, schema())), *secret.find(document)]
+    problems = [*map(_hinted, check(document, schema())), *_unmakeable(document), *secret.find(document)]
     if not problems:
         problems = list(_impossible(document))
     if any(problem.severity == "error" for problem in problems):
@@ -215,6 +222,20 @@ def _impossible(document: Document) -> Iterator[Problem]:
         yield _problem(
             document, "AX010", ("checks", "at_least"), f"more than there are prompts ({len(checks['prompts'])})"
         )
+
+
+def _unmakeable(document: Document) -> Iterator[Problem]:
+    """A type that nothing makes of a model, which would be told hours later, when it is brought into Ollama."""
+    ship = document.value.get("ship")
+    wanted = ship.get("quantize") if isinstance(ship, Mapping) else None
+    by_name = {name.lower(): name for name in QUANTISATIONS}
+    if isinstance(wanted, str) and wanted.lower() not in by_name:
+        message = f"{wanted!r} is no type that Ollama makes, or llama-quantize without an importance matrix"
+        near = get_close_matches(wanted.lower(), by_name, n=1)
+        meant = f"Did you mean {by_name[near[0]]}? " if near else ""
+        usual = f"{meant}Usual are {', '.join(QUANTISATIONS[:3])} and q5_K_M; left out, it stays as trained."
+        problem = _problem(document, "AX003", ("ship", "quantize"), message)
+        yield replace(problem, suggestion=usual)
 
 
 def _problem(document: Document, code: str, keys: Keys, message: str) -> Problem:
