@@ -178,6 +178,29 @@ def test_a_dry_run_shows_the_commands_and_starts_nothing(command: Command, small
     assert [stage["name"] for stage in orders["stages"]] == list(STAGES)
 
 
+def test_dry_runs_need_no_axolotl(
+    command: Command, invoke: Invoke, small_recipe: Path, fake_axolotl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("run", str(small_recipe), "--until", "preprocess").returncode == 0
+    monkeypatch.delenv("AX_RECIPE_AXOLOTL")
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setattr(sys, "executable", "/usr/bin/python3")  # else this environment's own is found
+    several = ("--set", "lora.r=8,16")
+    for verb in (("run", str(small_recipe)), ("sweep", str(small_recipe), *several), ("reproduce",)):
+        done = invoke(*verb)
+        assert done.exit_code == 3, done.stderr
+        assert "no axolotl in this environment" in done.stderr
+        done = invoke(*verb, "--dry-run")
+        assert done.exit_code == 0, done.stderr
+        assert "no axolotl is installed here" in done.stderr
+    shown = invoke("run", str(small_recipe), "--dry-run").stdout
+    assert "\naxolotl train /" in shown
+    assert "#   PATH=/usr/bin:/bin\n" in shown
+    assert invoke("sweep", str(small_recipe), *several, "--dry-run").stdout.count("waiting") == 2
+    assert invoke("run", str(small_recipe), "--dry-run", "--set", "lora.q=1").exit_code == 2
+    assert len(list((small_recipe.parent / "runs").iterdir())) == 1, "and nothing was started"
+
+
 @pytest.mark.usefixtures("fake_axolotl")
 def test_no_secret_is_written_into_a_run(command: Command, small_recipe: Path) -> None:
     command("run", str(small_recipe), "--until", "train", HF_TOKEN="hf_planted", WANDB_API_KEY="planted_too")

@@ -68,6 +68,11 @@ def find_if_any(named: str | None = None) -> Axolotl | None:
         return None
 
 
+def assumed() -> Axolotl:
+    """What is shown in the place of one where none is installed: of the newest version whose schema is shipped."""
+    return Axolotl(Path("axolotl"), Path("python"), _newest().stem.removeprefix("axolotl-"))
+
+
 def _named(path: Path) -> Path:
     for command in (path, path / "axolotl", path / "bin" / "axolotl"):
         if command.is_file():

@@ -12,6 +12,7 @@ from ax_recipe import __version__
 from ax_recipe.errors import AxRecipeError
 
 if TYPE_CHECKING:
+    from ax_recipe.axolotl import Axolotl
     from ax_recipe.run.rundir import RunDir
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
@@ -184,6 +185,17 @@ explain_option = click.option("--explain", is_flag=True, help="Show every rule o
 @click.version_option(__version__, prog_name="ax-recipe")
 def main() -> None:
     """A recipe goes in, a fine-tuned model answering in Ollama comes out. Axolotl trains."""
+
+
+def for_dry_run(named: str | None) -> Axolotl | None:
+    """The Axolotl that a run would be given; None, and a word about it, where none is installed."""
+    from ax_recipe import axolotl
+
+    found = axolotl.find_if_any(named)
+    if found is None:
+        version = axolotl.assumed().version
+        click.echo(f"no axolotl is installed here: shown as for {version}, on PATH; a run needs it", err=True)
+    return found
 
 
 def ready(run: RunDir) -> None:

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import click
 
-from ax_recipe.cli.program import SORTS, axolotl_option, example, json_option, main, runs_option, trust_option
+from ax_recipe.cli.program import (
+    SORTS,
+    axolotl_option,
+    example,
+    for_dry_run,
+    json_option,
+    main,
+    runs_option,
+    trust_option,
+)
 
 
 @main.command("runs", epilog=example("ax-recipe runs", "ax-recipe runs --recipe pirate --sort eval-loss"))
@@ -87,12 +96,14 @@ def reproduce(
     name: str | None, gpus: str | None, dry_run: bool, trust: bool, axolotl: str | None, runs: str | None, as_json: bool
 ) -> int:
     """Start a run (the newest) once more from its folder, and say what is different around it."""
+    from ax_recipe import axolotl as environment
     from ax_recipe.launch import runner
     from ax_recipe.run import rundir
     from ax_recipe.verbs import attend, reproducing
 
     found = rundir.find(rundir.root(runs), name)
-    prepared, differences = reproducing.prepare(found, gpus, axolotl, rundir.root(runs), trusted=trust)
+    its = for_dry_run(axolotl) if dry_run else environment.find(axolotl)
+    prepared, differences = reproducing.prepare(found, gpus, its, rundir.root(runs), trusted=trust)
     click.echo(f"{found.name} once more, as {prepared.run.name}", err=True)
     for line in differences or ["nothing is different"]:
         click.echo(f"  {line}", err=True)

@@ -14,6 +14,7 @@ from ax_recipe.cli.program import (
     again,
     example,
     explain_option,
+    for_dry_run,
     json_option,
     main,
     node_options,
@@ -70,10 +71,10 @@ def run(
     wanted = recipe.load(name, changes)
     several = cluster.asked(**nodes)
     lent = cluster.lent(several, gpus, preparing.wanted_hardware(wanted), bandwidth)
-    found = environment.find(axolotl)
+    found = for_dry_run(axolotl) if dry_run else environment.find(axolotl)
     prepared = preparing.for_run(wanted, lent, found, rundir.root(runs), cluster=several)
     warnings = planned.refuse(prepared.plan, found, checks.examine)
-    if dry_run:
+    if dry_run or found is None:
         click.echo(json.dumps(prepared.orders, indent=1) if as_json else preparing.shown(prepared))
         tell_others(prepared.run, prepared.orders)
         return 0
@@ -240,7 +241,8 @@ def sweep(
     wishes, machine = sweeps.Wishes(**told, trusted=trust), hardware.here()
     lent = hardware.lend(wishes.gpus_each or gpus, machine, preparing.wanted_hardware(recipe.load(name)))
     offered = hardware.lend(gpus, machine, machine) if wishes.gpus_each else lent
-    place = sweeps.Place(rundir.root(runs), environment.find(axolotl), lent, sweeps.device_sets(offered, lent.count))
+    its = for_dry_run(axolotl) if dry_run else environment.find(axolotl)
+    place = sweeps.Place(rundir.root(runs), its, lent, sweeps.device_sets(offered, lent.count))
     found = sweeps.Sweep(name, wishes, place)
     if not found.varied:
         raise RecipeError("nothing to try: no --set gives a key two values", "for example --set lora.r=16,64")

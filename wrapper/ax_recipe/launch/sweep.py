@@ -77,10 +77,13 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the trials run: the folder of all runs, the Axolotl, the GPUs of one trial, and the sets that there are."""
+    """Where the trials run: the folder of all runs, the Axolotl, the GPUs of one trial, and the sets that there are.
+
+    Without an Axolotl they are only looked at.
+    """
 
     runs: Path
-    axolotl: Axolotl
+    axolotl: Axolotl | None
     hardware: Hardware
     devices: tuple[str, ...]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from ax_recipe.axolotl import Axolotl, cache_folder
+from ax_recipe.axolotl import Axolotl, assumed, cache_folder
 from ax_recipe.axolotl import schema as axolotl_schema
 from ax_recipe.errors import MissingError, Problem, ProblemsError
 from ax_recipe.forecast import disk, forecast
@@ -119,7 +119,7 @@ def recipe_of(run: RunDir) -> Recipe:
 def for_run(
     recipe: Recipe,
     hardware: Hardware,
-    axolotl: Axolotl,
+    axolotl: Axolotl | None,
     runs: Path,
     text: str | None = None,
     cluster: Cluster | None = None,
@@ -130,6 +130,8 @@ def for_run(
     ``cluster`` are the machines that ``hardware`` is of, where they are several or not this one. ``run`` is there where
     a run that exists is planned anew; its tokenised data is kept, for its order is part of what was learnt so far.
 
+    Without an ``axolotl`` it can only be looked at: its commands are those of one that is on PATH.
+
     :raises ProblemsError: a key or value that Axolotl does not know; what else is wrong, `checks.planned` finds.
     """
     run = run or RunDir(runs / rundir.fresh_name(runs, recipe.name))
@@ -139,8 +141,9 @@ def for_run(
     plan = plans.make(recipe, hardware, str(run.output), str(prepared), str(base), missing(axolotl))
     plan = plans.with_plugin(plan, stages.PLUGIN)
     refuse_problems(problems(plan, axolotl))
-    its_stages = stages.make(plan, run, axolotl, cluster)
-    orders = stages.orders(plan, run, axolotl, base, its_stages, cluster)
+    used = axolotl or assumed()
+    its_stages = stages.make(plan, run, used, cluster)
+    orders = stages.orders(plan, run, used, base, its_stages, cluster)
     found = _foretold_if_known(plan)
     orders["foretold"] = forecast.record(found) if found else None
     state = RunState(recipe.name, tuple(StageRecord(stage.name) for stage in its_stages))

@@ -178,13 +178,14 @@ def _far_environment(plan: Plan, training: Mapping[str, str]) -> dict[str, str]:
 
 
 def _environment(plan: Plan, axolotl: Axolotl) -> dict[str, str]:
+    folder = [str(axolotl.command.parent)] if axolotl.command.is_absolute() else []
     environment = {
         **QUIET,
         "PYTHONUNBUFFERED": "1",
         # torchrun -m looks for modules in the folder it is started in, where a recipe may have brought a torch.py.
         "PYTHONSAFEPATH": "1",
         # axolotl starts torchrun by its bare name, which is its environment's only where that one is activated.
-        "PATH": os.pathsep.join((str(axolotl.command.parent), os.environ.get("PATH", os.defpath))),
+        "PATH": os.pathsep.join((*folder, os.environ.get("PATH", os.defpath))),
         "PYTHONPATH": path_with(str(assets.probe(PLUGIN_FOLDER))),
         "CUDA_VISIBLE_DEVICES": _devices(plan.hardware.count),
     }

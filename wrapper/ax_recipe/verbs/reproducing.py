@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ax_recipe import axolotl
+from ax_recipe.axolotl import Axolotl
 from ax_recipe.checks import all as checks
 from ax_recipe.checks import planned, trust
 from ax_recipe.forecast import hardware
@@ -17,7 +17,7 @@ UNKNOWN = "it left no environment.json, so what is different now is not known"
 
 
 def prepare(
-    run: RunDir, gpus: str | None, named_axolotl: str | None, runs: Path, *, trusted: bool
+    run: RunDir, gpus: str | None, its_axolotl: Axolotl | None, runs: Path, *, trusted: bool
 ) -> tuple[Prepared, list[str]]:
     """A new run of the recipe that ``run`` holds, and one line to each difference of the environment.
 
@@ -27,7 +27,6 @@ def prepare(
     found = preparing.recipe_of(run)
     lent = hardware.lend(gpus or str(orders["gpus"]), hardware.here(), preparing.wanted_hardware(found))
     text = run.recipe.read_text(encoding="utf-8")
-    its_axolotl = axolotl.find(named_axolotl)
     prepared = preparing.for_run(found, lent, its_axolotl, runs, text)
     trust.refuse(found, planned.refuse(prepared.plan, its_axolotl, checks.examine), trusted=trusted)
     return prepared, different(run)
