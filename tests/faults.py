@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 
@@ -75,6 +76,11 @@ def from_text(text: str) -> list[Event]:
 
 def long() -> list[Event]:
     """pirate-tiny at five times its length, a log a step: its curves, its noise, and the memory of a real GPU run."""
+    return list(_long())
+
+
+@cache
+def _long() -> tuple[Event, ...]:
     real = [event for event in recorded("pirate-tiny") if isinstance(event, Metrics) and "loss" in event.values]
     noise = [_residual(real, index) for index in range(len(real))]
     memory = [event.values for event in recorded("4gpu-ok") if isinstance(event, Metrics)][1:]
@@ -96,7 +102,7 @@ def long() -> list[Event]:
             out.append(Saved(f"out/checkpoint-{step}", step, time, True))
         if step % 10 == 0:
             out += [GpuSample(tuple(map(_gpu, range(4))), time), DiskSample(900.0, 2.0, time)]
-    return out
+    return tuple(out)
 
 
 def _residual(real: list[Metrics], index: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -71,11 +72,11 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).map(str.str
 def test_any_conversation_renders_alike(name: str, texts: list[str], system: bool) -> None:
     shape = ("s" if system else "") + "ua" * 4
     messages = conversations.make(shape[: len(texts)].removesuffix("a"), tuple(texts))
-    template = HfTemplate(jinja(name), TOKENS.variables())
     if not messages or messages[-1]["role"] != "user":
         return
     try:
-        trained = template.render(messages, clock=lambda form: {"%Y-%m-%d": "2026-02-03"}.get(form, "03 Feb 2026"))
+        clock = {"%Y-%m-%d": "2026-02-03"}
+        trained = trained_with(name).render(messages, clock=lambda form: clock.get(form, "03 Feb 2026"))
     except RefusedError:
         assert name == "no_system"
         return
@@ -83,13 +84,14 @@ def test_any_conversation_renders_alike(name: str, texts: list[str], system: boo
     assert go_program(name)(messages, today="2026-02-03") == trained
 
 
-_PROGRAMS: dict[str, Program] = {}
+@cache
+def trained_with(name: str) -> HfTemplate:
+    return HfTemplate(jinja(name), TOKENS.variables())
 
 
+@cache
 def go_program(name: str) -> Program:
-    if name not in _PROGRAMS:
-        _PROGRAMS[name] = Program(derive(jinja(name), TOKENS, adds_bos=False).template)
-    return _PROGRAMS[name]
+    return Program(derive(jinja(name), TOKENS, adds_bos=False).template)
 
 
 REFUSED = {

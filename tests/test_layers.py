@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,18 +22,23 @@ PIPE = (
 TRAINER = {"axolotl", "torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes"}
 
 
-def imports(path: Path, *, types: bool = True) -> Iterator[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    if not types:
-        tree.body = [
-            node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
-        ]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+@cache
+def source(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def imports(path: Path, *, types: bool = True) -> frozenset[str]:
+    found: set[str] = set()
+    for statement in source(path).body:
+        if not types and isinstance(statement, ast.If) and "TYPE_CHECKING" in ast.dump(statement.test):
+            continue
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Import):
+                found.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.update((node.module, *(f"{node.module}.{alias.name}" for alias in node.names)))
+    return frozenset(found)
 
 
 def room(path: Path) -> str:
@@ -88,7 +93,7 @@ def test_each_power_lies_in_one_place(library: str, owners: set[str]) -> None:
 
 def test_no_blanket_except() -> None:
     for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(source(path)):
             if isinstance(node, ast.ExceptHandler):
                 bare = node.type is None or (isinstance(node.type, ast.Name) and node.type.id == "Exception")
                 assert not bare, f"{path}:{node.lineno}"
