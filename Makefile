@@ -21,7 +21,7 @@ test: $(VENV)/dev $(VENV)/llama.cpp  ## everything that CI checks
 	$(BIN)/pytest -n auto --dist loadfile
 
 quick: $(VENV)/dev  ## the tests that need no Axolotl: two and a half minutes on two cores
-	$(BIN)/pytest -m "not axolotl and not slow" -n auto
+	$(BIN)/pytest -m "not axolotl and not slow" --hypothesis-profile quick -n auto
 
 recipes: $(VENV)/dev  ## every recipe trains a tiny model of its architecture, on the CPU: five minutes
 	AX_RECIPE_LIBRARY=all $(BIN)/pytest tests/test_library.py -m axolotl -v

@@ -23,6 +23,8 @@ Invoke = Callable[..., Result]
 # How long an example takes says something about the machine, not about the code. New examples are looked for where
 # somebody can look at them: in CI a change is judged by the same ones as the change before.
 settings.register_profile("untimed", deadline=None, derandomize="CI" in os.environ)
+# Of `make quick`: a fifth of the examples, on the way to the whole of `make test`.
+settings.register_profile("quick", settings.get_profile("untimed"), max_examples=20)
 settings.load_profile("untimed")
 
 

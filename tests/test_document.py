@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ax_recipe.errors import AxRecipeError, MissingError, Problem, ProblemsError
@@ -179,7 +179,6 @@ def test_a_file_is_read_and_one_that_cannot_be_says_why(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-@settings(max_examples=50)
 @given(st.dictionaries(st.text(), VALUES, min_size=1, max_size=5), st.booleans())
 def test_any_value_comes_back_as_pyyaml_reads_it(value: dict[str, Any], flow: bool) -> None:
     text = yaml.safe_dump(value, allow_unicode=True, default_flow_style=flow)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ax_recipe.errors import ProblemsError, RecipeError
@@ -62,7 +62,8 @@ def test_text_in_a_recipe_is_never_a_template_nor_yaml(field: str, small_recipe:
         plan = planned(small_recipe, FIELDS[field](text))
         for explain in (False, True):
             rendered = render(plan.train, plan.recipe.name, "h", explain=explain)
-            assert yaml.safe_load(rendered) == dict(plan.train.values), text
+            # render() reads it back by PyYAML's own loader; libyaml's reads it alike, in a tenth of the time.
+            assert yaml.load(rendered, Loader=yaml.CSafeLoader) == dict(plan.train.values), text
             assert "62710561" not in rendered
 
 
@@ -77,7 +78,6 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=60)
 @given(st.fixed_dictionaries({}, optional={"about": texts, "axolotl": st.dictionaries(keys, values, max_size=4),
                                            "ship": st.fixed_dictionaries({"system": texts})}))  # fmt: skip
 def test_a_recipe_comes_through_to_the_yaml_whole(

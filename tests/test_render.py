@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ax_recipe import assets
@@ -46,7 +46,6 @@ def test_there_is_a_golden_for_every_recipe() -> None:
     assert sorted(path.stem for path in EXPECTED.glob("*.yaml")) == RECIPES
 
 
-@settings(max_examples=60)
 @example({"a": {"\n\n": None, "b": "one\n\n\n\ntwo"}})
 @given(st.dictionaries(st.from_regex(r"[a-z_]{1,12}", fullmatch=True), values, max_size=6))
 def test_every_value_survives(config: dict[str, object]) -> None:
@@ -54,7 +53,6 @@ def test_every_value_survives(config: dict[str, object]) -> None:
     assert (yaml.safe_load(text) or {}) == config
 
 
-@settings(max_examples=30)
 @given(st.text())
 def test_no_value_is_read_as_a_template(text: str) -> None:
     hostile = f"{{{{ 7 * 7 }}}}{{% for x in y %}}{text}"
