@@ -29,9 +29,9 @@ recipes: $(VENV)/dev  ## every recipe trains a tiny model of its architecture, o
 faults: $(VENV)/dev  ## every fault, injected into real processes: prints docs/faults.md
 	$(BIN)/python tests/injected.py
 
-far: $(VENV)/dev  ## several machines: a real torchrun, Ray and, where root has installed slurm-wlm and munge, Slurm
+far: $(VENV)/dev  ## several machines: a real torchrun, Ray and, where root has installed them, Slurm, GlusterFS, sshfs
 	$(PIP) install --quiet --no-compile --editable '.[ray]'
-	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/pytest tests/test_nodes.py tests/test_slurm.py tests/test_far.py -v -rs
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/pytest tests/test_nodes.py tests/test_shared_files.py tests/test_slurm.py tests/test_far.py -v -rs
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .

@@ -20,7 +20,7 @@ from ax_recipe import process
 from ax_recipe.errors import AxRecipeError, MissingError, ProgramFailedError, RunFailedError, StoppedError
 from ax_recipe.launch import gathering
 from ax_recipe.launch.attempts import CHECKPOINT_GRACE_S, Call
-from ax_recipe.run import belonging
+from ax_recipe.run import belonging, lock
 from ax_recipe.run.rundir import RunDir, StageRecord, StageState
 from ax_recipe.survive import failing, policy, proof, recovery
 from ax_recipe.survive.watching import HungError
@@ -63,6 +63,12 @@ class Runner:
             if stage["name"] == until:
                 break
         return 0
+
+    def listen(self) -> None:
+        """Show other machines that the run goes on, and hear when they ask it to stop."""
+        while True:
+            self.call.asked += self.run.lock.beat()
+            time.sleep(lock.BEAT_S)
 
     def _ask_to_stop(self, _number: int, _frame: FrameType | None) -> None:
         self.call.asked += 1
@@ -146,12 +152,12 @@ def launch(run: RunDir, again: Sequence[str] = (), told: policy.Policy | None = 
 
     It does the stages in ``again`` once more, else all up to ``until``. ``told`` is kept as the run's policy.
 
-    :raises MissingError: a live runner works on this run already.
+    :raises MissingError: a live runner works on this run already, or may have left something at work elsewhere.
     :raises RunFailedError: the runner ended before it could take the run.
     """
-    if run.is_alive():
-        who = f"process {run.holder()}" if run.holder() else str(run.job)
+    if who := run.worker:
         raise MissingError(f"{run.name}: {who} works on this run already", f"ax-recipe watch {run.name}")
+    belonging.refuse_left(run)
     _repair(run)
     if told:
         policy.write(run, told)
@@ -189,7 +195,9 @@ def main() -> int:
     run = RunDir(Path(path))
     with run.held():
         try:
-            return Runner(run).go(again, until.removeprefix("--until="))
+            runner = Runner(run)
+            threading.Thread(target=runner.listen, daemon=True).start()
+            return runner.go(again, until.removeprefix("--until="))
         finally:
             gathering.dismissed(run)
 

@@ -8,6 +8,7 @@ answers is ``RUN/nodes/NODE.json``. Without ``--once`` it stays for the next att
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -62,7 +63,7 @@ class Node:
     def head_is_gone(self) -> bool:
         """Whether the head itself has said nothing for a long time."""
         beat = _read(self.run / "nodes" / "0.json").get("beat")
-        if beat != self._heard:
+        if beat and beat != self._heard:
             self._heard, self._heard_at = beat, time.monotonic()
         return self.number > 0 and time.monotonic() - self._heard_at > LOST_S
 
@@ -241,8 +242,12 @@ def reach(host: str, port: int, tell: Callable[[], None]) -> None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         value: dict[str, Any] = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+    except ValueError:
         return {}
+    except OSError as error:  # NFS and GlusterFS call a file stale that another machine is about to replace
+        if error.errno in (errno.ENOENT, errno.ESTALE):
+            return {}
+        raise
     return value
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import psutil
 
+from ax_recipe.errors import MissingError
+from ax_recipe.run.lock import QUIET_S
 from ax_recipe.run.rundir import RunDir
 
 # Every program of a run is born with this, and so is all that it starts: workers in sessions of their own, ranks of a
@@ -17,6 +19,8 @@ MARK = "AX_RECIPE_RUN"
 LINGER_S = 3.0
 # One that is killed may have started another meanwhile; and not even SIGKILL ends what waits for a broken driver.
 ROUNDS = 5
+# What a training that goes on writes.
+_SIGNS = ("*events.jsonl", "logs/*.log", "nodes/*.json")
 
 
 def environment(run: RunDir) -> dict[str, str]:
@@ -73,3 +77,23 @@ def take_over(run: RunDir, grace_s: float, hurried: Callable[[], bool]) -> bool:
         run.stop_file.unlink(missing_ok=True)
     sweep(run)
     return True
+
+
+def refuse_left(run: RunDir) -> None:
+    """Stop where a runner was killed on another machine a moment ago: what it started may train on, unseen from here.
+
+    :raises MissingError: somebody there has written something lately. Slurm itself leaves nothing of a job.
+    """
+    left = run.lock.left()
+    if not left or run.job.number:
+        return
+    signs = [run.lock.path, *(path for name in _SIGNS for path in run.path.glob(name))]
+    newest = max(signs, key=lambda path: path.stat().st_mtime)
+    ago = time.time() - newest.stat().st_mtime
+    if ago < QUIET_S:
+        raise MissingError(
+            f"{run.name}: its runner on {left.host} was killed, and what it started may train on there: "
+            f"{newest.name} was written {ago:.0f} s ago",
+            f"on {left.host}: ax-recipe resume {run.name}; elsewhere once nothing was written for {QUIET_S:.0f} s, "
+            f"or at once where that machine is gone: rm {run.lock.path}",
+        )

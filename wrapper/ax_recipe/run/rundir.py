@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import itertools
 import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from ax_recipe.errors import MissingError, RecipeError
 from ax_recipe.run import seal, slurm
+from ax_recipe.run.lock import Lock
+
+# How long a file that is replaced again and again is opened anew (seconds).
+STALE_S = 5.0
 
 StageState = Literal["waiting", "running", "done", "skipped", "failed", "interrupted"]
 
@@ -95,7 +99,7 @@ class RunDir:
         self.job = slurm.Job(path / "job.json")
         self.runner_log = path / "logs" / "runner.log"
         self.state = path / "state.json"
-        self._lock = path / "lock"
+        self.lock = Lock(path / "lock")
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -132,7 +136,7 @@ class RunDir:
         :raises MissingError: it is absent or not ours.
         """
         try:
-            value = json.loads(self.state.read_text(encoding="utf-8"))
+            value = self.read_json(self.state)
             return RunState(value["recipe"], tuple(StageRecord(**stage) for stage in value["stages"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise MissingError(
@@ -145,8 +149,10 @@ class RunDir:
         if self.is_alive():
             return state
         dead = [stage for stage in state.stages if stage.state == "running"]
+        left = self.lock.left() if dead else None
+        detail = f"its runner on {left.host} was killed" if left else "its runner was killed"
         for stage in dead:
-            state = state.with_stage(replace(stage, state="interrupted", detail="its runner was killed"))
+            state = state.with_stage(replace(stage, state="interrupted", detail=detail))
         return state
 
     def write_state(self, state: RunState) -> None:
@@ -159,56 +165,40 @@ class RunDir:
 
     def read_json(self, path: Path) -> Any:
         """Read one JSON file of the run."""
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read(path))
 
     def holder(self) -> int | None:
         """The process id of the live runner, if there is one; a dead one does not hold its lock."""
-        if not self._lock.exists():
-            return None
-        with self._lock.open("rb") as lock:
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    lock.seek(0)
-                    if words := lock.read().split():
-                        return int(words[0])
-                    time.sleep(0.005)  # it has the lock, and is about to write who it is
-                else:
-                    return None
+        owner = self.lock.owner()
+        return owner.pid if owner else None
 
     def is_alive(self) -> bool:
         """Whether it goes on: under a live runner, or in Slurm's queue."""
         return self.holder() is not None or bool(self.job.state)
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the run's lock, which the kernel frees when its owner dies.
+    @property
+    def worker(self) -> str:
+        """Who works on it, in words; empty where nobody does."""
+        owner = self.lock.owner()
+        return str(owner) if owner else str(self.job) if self.job.state else ""
 
-        :raises MissingError: another runner holds it.
+    def held(self) -> AbstractContextManager[None]:
+        """Hold the run's lock.
+
+        :raises MissingError: another runner holds it, or its file system has no locks.
         """
-        with self._lock.open("a+b") as lock:
-            _lock(lock, self)
-            lock.truncate(0)
-            lock.write(f"{os.getpid()} ".encode())
-            lock.flush()
-            yield
+        return self.lock.held()
 
 
-def _lock(lock: IO[bytes], run: RunDir) -> None:
-    deadline = time.monotonic() + 1.0  # a viewer that asks who holds it has it for an instant
+def read(path: Path) -> str:
+    """Read a file that another machine may be about to replace: NFS and GlusterFS call its handle stale then."""
+    until = time.monotonic() + STALE_S
     while True:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                owner = run.holder() or "another process"
-                raise MissingError(
-                    f"{run.path}: {owner} works on this run already", f"ax-recipe watch {run.name}"
-                ) from error
-            time.sleep(0.05)
-        else:
-            return
+            return path.read_text(encoding="utf-8")
+        except OSError as error:
+            if error.errno != errno.ESTALE or time.monotonic() > until:
+                raise
 
 
 def write(path: Path, text: str) -> None:
@@ -260,6 +250,8 @@ def create(run: RunDir, files: Mapping[str, str]) -> None:
         for name, text in files.items():
             write(run.path / name, text)
         seal.put(run.path)
+        with run.held():  # where there are no locks, it is said before anything starts
+            pass
     except MissingError:
         shutil.rmtree(run.path)
         raise

@@ -99,9 +99,7 @@ def refuse_running(run: RunDir) -> None:
 
     :raises RecipeError: it does.
     """
-    holder = run.holder()
-    if run.is_alive():
-        who = f"process {holder}" if holder else str(run.job)
+    if who := run.worker:
         raise RecipeError(f"{run.name} is running ({who})", f"ax-recipe stop {run.name} ends it first")
 
 
@@ -109,11 +107,14 @@ def stop(run: RunDir) -> bool:
     """Ask the runner to stop: it saves a whole checkpoint first. False where none runs."""
     if run.job.state:  # its process may be on another machine
         return run.job.stop()
-    holder = run.holder()
-    if holder is None:
+    owner = run.lock.owner()
+    if owner is None:
         return False
+    if not owner.is_here:  # its process id is another program's here
+        run.lock.ask()
+        return True
     try:
-        os.kill(holder, signal.SIGTERM)
+        os.kill(owner.pid, signal.SIGTERM)
     except ProcessLookupError:  # it has just ended
         return False
     return True
