@@ -204,6 +204,17 @@ def test_fixes_hold_the_runs_own_numbers() -> None:
     assert checkpointing[0] == "gradient_checkpointing: true\n"
 
 
+def test_a_rate_that_only_the_log_tells_is_halved_and_one_that_nobody_tells_is_not_made_up(tmp_path: Path) -> None:
+    log = tmp_path / "nan.log"
+    peak = "{'loss': '2.1', 'grad_norm': '0.4', 'learning_rate': '2e-05', 'epoch': '0.1'}\n"
+    lost = "{'loss': '0', 'grad_norm': 'nan', 'learning_rate': '1.2e-05', 'epoch': '0.2'}\n"
+    log.write_text(peak + lost * 3)
+    assert fixes(diagnose(log))[0] == ("learning_rate: 1.0e-05\n", "axolotl train config.yml --learning-rate=1.0e-05")
+    log.write_text("Traceback (most recent call last):\nValueError: training diverged: loss nan, gradient norm nan\n")
+    assert diagnose(log).cause == "nan"
+    assert not any("learning_rate" in (values or "") for values, _ in fixes(diagnose(log)))
+
+
 @pytest.mark.parametrize(
     ("name", "first"),
     [

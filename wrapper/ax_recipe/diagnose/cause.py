@@ -18,8 +18,8 @@ class Case:
     """What a fix can depend on.
 
     ``config`` holds Axolotl's keys (empty where nobody knows them), ``file`` the YAML, ``what`` the word of the log
-    that the cause picked out. Of one of our runs: ``run`` is its name, ``recipe`` its recipe, and ``changes`` are
-    those that it was started with.
+    that the cause picked out, ``highest_rate`` the highest learning rate that the log tells. Of one of our runs:
+    ``run`` is its name, ``recipe`` its recipe, and ``changes`` are those that it was started with.
     """
 
     phase: str
@@ -29,6 +29,7 @@ class Case:
     run: str | None = None
     changes: tuple[str, ...] = ()
     what: str = ""
+    highest_rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

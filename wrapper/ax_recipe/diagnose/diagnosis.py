@@ -222,7 +222,8 @@ def _told(finding: _Finding, reading: Reading, case: Case, stage: StageRecord | 
     config = case.config or reading.state.config or {}
     file = case.file if case.run else str(config.get("axolotl_config_path") or case.file)
     what = finding.named("what")
-    case = replace(case, phase=phase, config=config, file=file, what=what)
+    highest = max((rate for _, rate in reading.state.learning_rates.points), default=None)
+    case = replace(case, phase=phase, config=config, file=file, what=what, highest_rate=highest)
     line, text = finding.at.at(finding.match)
     sentence = cause.sentence.replace("{what}", f" ({what})" if what else "").replace("{said}", text)
     return Diagnosis(

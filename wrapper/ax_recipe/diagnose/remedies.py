@@ -22,11 +22,13 @@ def halved(key: str, least: int) -> NewValue:
 
 
 def doubled(key: str, least: int) -> NewValue:
-    """Twice what the run has, ``least`` where nobody knows it."""
+    """Twice what the run has, ``least`` where it has Axolotl's default; not offered where nobody knows its keys."""
 
-    def value(case: Case) -> int:
+    def value(case: Case) -> int | None:
         now = case.config.get(key)
-        return max(least, 2 * now) if isinstance(now, int) and not isinstance(now, bool) else least
+        if not isinstance(now, int) or isinstance(now, bool):
+            return least if case.config else None
+        return max(least, 2 * now)
 
     return value
 
@@ -36,12 +38,13 @@ def unless(key: str, value: str | int | bool) -> NewValue:
     return lambda case: None if case.config.get(key) == value else value
 
 
-def half_rate(case: Case) -> float:
-    """Half the learning rate."""
+def half_rate(case: Case) -> float | None:
+    """Half the learning rate, by the config or else the highest that the log tells; None where neither says it."""
     try:
-        return float(case.config.get("learning_rate") or 2e-4) / 2
+        rate = float(case.config.get("learning_rate") or case.highest_rate or 0.0)
     except (TypeError, ValueError):  # somebody wrote a word there
-        return 1e-4
+        rate = case.highest_rate or 0.0
+    return rate / 2 or None
 
 
 def _more_passes(case: Case) -> int | None:
