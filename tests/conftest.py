@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 from click.testing import CliRunner, Result
@@ -33,7 +34,7 @@ def _own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs, caches and accounts of the person who tests are neither read nor touched."""
     monkeypatch.setenv("AX_RECIPE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("AX_RECIPE_RUNS", str(tmp_path / "runs"))
-    for name in ("AX_RECIPE_AXOLOTL", "CUDA_VISIBLE_DEVICES", "HF_TOKEN", "OLLAMA_HOST"):
+    for name in ("AX_RECIPE_AXOLOTL", "AX_RECIPE_MIRROR", "CUDA_VISIBLE_DEVICES", "HF_TOKEN", "OLLAMA_HOST"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -54,13 +55,16 @@ def invoke() -> Invoke:
 def command() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command as a program of its own, as a person does."""
 
-    def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str, cwd: Path | None = None, stdout: int | IO[str] = subprocess.PIPE, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, *(["-P"] if cwd else []), "-m", "ax_recipe", *arguments]
         path = os.pathsep.join(filter(None, (str(ROOT / "wrapper"), os.environ.get("PYTHONPATH"))))
         variables = {**os.environ, "PYTHONPATH": path, **environment}
         return subprocess.run(
-            argv, capture_output=True, text=True, env=variables, check=False, stdin=subprocess.DEVNULL, cwd=cwd
-        )
+            argv, stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE, text=True, env=variables,
+            check=False, cwd=cwd,
+        )  # fmt: skip
 
     return run
 

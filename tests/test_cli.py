@@ -221,14 +221,45 @@ def test_doctor_ends_with_3_where_axolotl_is_missing(command: Command, tmp_path:
     assert "no axolotl there" in done.stdout
 
 
-def test_a_closed_pipe_is_no_error(command: Command) -> None:
+@pytest.mark.parametrize("verb", [("show", "pirate"), ("list",), ("render", "pirate", "--gpus", "0")], ids=" ".join)
+def test_a_closed_pipe_is_no_error(command: Command, verb: tuple[str, ...]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    argv = [sys.executable, "-m", "ax_recipe", "show", "pirate"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "wrapper")}
-    done = subprocess.run(argv, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    done = command(*verb, stdout=writer)
     os.close(writer)
+    assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_output_that_takes_nothing_more_is_named(command: Command) -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        done = command("show", "pirate", stdout=full)
+    assert (done.returncode, done.stderr) == (3, "error: the output: No space left on device\n")
+
+
+@pytest.mark.usefixtures("fake_axolotl")
+def test_a_folder_that_takes_nothing_is_named(command: Command) -> None:
+    for verb in (
+        ("new", "/sys/mine", "--from", "pirate"),
+        ("sweep", "pirate-tiny", "--set", "lora.r=4,8", "--runs", "/sys/x"),
+    ):
+        done = command(*verb)
+        assert done.returncode == 3, done.stderr
+        assert "/sys/" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_of_a_copy_that_the_disk_refuses_nothing_stays(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(bytes(1000))
+    program = (
+        "import resource, sys, pathlib; resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500));"
+        "from ax_recipe.ship.files import copy; copy(*map(pathlib.Path, sys.argv[1:]))"
+    )
+    argv = [sys.executable, "-B", "-c", program, str(tmp_path / "weights"), str(tmp_path / "copy")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "wrapper")}
+    done = subprocess.run(argv, capture_output=True, text=True, env=environment, check=False)
+    assert "File too large" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
 
 
 def test_replay_explains_its_verdict_by_every_rule(invoke: Invoke) -> None:

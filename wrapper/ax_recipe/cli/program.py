@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 INTERRUPTED = 130
+MISSING = 3
+ERROR = click.style("error:", fg="red", bold=True)
+# What a disk says to whoever may not, or cannot.
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 # The orders of runs.SORTS, which need not be imported for --help.
 SORTS = ("time", "name", "recipe", "status", "loss", "eval-loss", "duration")
 # Those of evaluation.FORMS, for the same reason.
@@ -46,6 +52,7 @@ GROUPS = {
         "status": "how far a run has come",
         "stop": "stop with a whole checkpoint",
         "resume": "go on where a run was stopped or failed",
+        "fetch": "bring a run back from its mirror, to go on with it here",
         "sweep": "a run for each combination of values, ranked",
     },
     "After a run": {
@@ -88,6 +95,14 @@ class Verbs(click.Group):
             with formatter.section(title):
                 formatter.write_dl([(f"{name:<10}", words) for name, words in verbs.items()])
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; a reader of its output that has left, as ``| head`` does, only ends the showing."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            _forget_output()
+            return 0
+
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run a verb and leave with its exit code."""
         try:
@@ -96,14 +111,22 @@ class Verbs(click.Group):
             error.show()
             code = error.exit_code
         except AxRecipeError as error:
-            click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+            click.echo(f"{ERROR} {error}", err=True)
             code = error.exit_code
         except (click.Abort, KeyboardInterrupt):
             code = INTERRUPTED
-        except BrokenPipeError:  # the reader of our output has left, as `| head` does
-            sys.stderr.close()
-            code = 0
+        except OSError as error:
+            if error.errno not in REFUSALS:
+                raise
+            _forget_output()
+            click.echo(f"{ERROR} {error.filename or 'the output'}: {error.strerror}", err=True)
+            code = MISSING
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _forget_output() -> None:
+    """What could not be written is not tried again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def example(*lines: str) -> str:
@@ -162,6 +185,10 @@ def policy_options(verb: Verb) -> Verb:
     return verb
 
 
+mirror_option = click.option(
+    "--mirror", envvar="AX_RECIPE_MIRROR", metavar="URL",
+    help="Keep the run there, too: s3://, gs://, az://, a shared folder; none ends it (else AX_RECIPE_MIRROR).",
+)  # fmt: skip
 axolotl_option = click.option(
     "--axolotl", metavar="PATH", help="The axolotl to use (else AX_RECIPE_AXOLOTL, else here)."
 )
@@ -218,13 +245,13 @@ def tell_others(run: RunDir, orders: Mapping[str, Any]) -> None:
 
 def again(
     name: str | None, runs: str | None, stages: tuple[str, ...], as_json: bool, trust: bool = False,
-    told: Sequence[str | None] = (None, None, None), until: str | None = None,
+    told: Sequence[str | None] = (None, None, None), until: str | None = None, mirror: str | None = None,
 ) -> int:  # fmt: skip
     """Let a run (the newest) go on at its first stage that is not done, or do ``stages`` once more, and watch it.
 
-    ``told`` is what the policy options say, ``until`` the last stage to do.
+    ``told`` is what the policy options say, ``until`` the last stage to do, ``mirror`` where else it is kept.
     """
-    from ax_recipe.launch import runner
+    from ax_recipe.launch import mirroring, runner
     from ax_recipe.run import rundir, seal
     from ax_recipe.survive import policy
     from ax_recipe.verbs import attend
@@ -233,6 +260,7 @@ def again(
     if trust:
         seal.put(found.path)
     rundir.refuse_foreign(found)
+    mirroring.settle(found, mirror)
     ready(found)
     runner.launch(found, stages, policy.read(found).told(*told), until)
     return attend.attend(found, as_json=as_json)

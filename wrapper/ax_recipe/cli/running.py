@@ -17,6 +17,7 @@ from ax_recipe.cli.program import (
     for_dry_run,
     json_option,
     main,
+    mirror_option,
     node_options,
     policy_options,
     ready,
@@ -36,6 +37,7 @@ from ax_recipe.cli.program import (
 @policy_options
 @trust_option
 @click.option("--force", is_flag=True, help="Start even where the disk or the memory will not do.")
+@mirror_option
 @runs_option
 @json_option
 @node_options
@@ -50,6 +52,7 @@ def run(
     time_limit: str | None,
     trust: bool,
     force: bool,
+    mirror: str | None,
     runs: str | None,
     as_json: bool,
     gpus: str | None,
@@ -66,13 +69,15 @@ def run(
     from ax_recipe.forecast import cluster, disk, forecast
     from ax_recipe.launch import earlier
     from ax_recipe.recipe import recipe
+    from ax_recipe.run import mirror as mirrors
     from ax_recipe.run import preparing, rundir
 
     wanted = recipe.load(name, changes)
     several = cluster.asked(**nodes)
     lent = cluster.lent(several, gpus, preparing.wanted_hardware(wanted), bandwidth)
     found = for_dry_run(axolotl) if dry_run else environment.find(axolotl)
-    prepared = preparing.for_run(wanted, lent, found, rundir.root(runs), cluster=several)
+    place = mirrors.asked(mirror or "")
+    prepared = preparing.for_run(wanted, lent, found, rundir.root(runs), cluster=several, alone=not place)
     warnings = planned.refuse(prepared.plan, found, checks.examine)
     if dry_run or found is None:
         click.echo(json.dumps(prepared.orders, indent=1) if as_json else preparing.shown(prepared))
@@ -86,7 +91,7 @@ def run(
         click.echo(f"{before.name} is this very run, {goes_on} (--new starts another)", err=True)
         if not force:
             disk.refuse(preparing.left(before, until), ways="")
-        return again(str(before.path), runs, (), as_json, trust, (on_oom, on_hang, time_limit), until)
+        return again(str(before.path), runs, (), as_json, trust, (on_oom, on_hang, time_limit), until, mirror)
     only = STAGES[: STAGES.index(until) + 1] if until else ()
     if prepared.forecast and not as_json:
         from ax_recipe.view import plan as view
@@ -96,11 +101,14 @@ def run(
         forecast.refuse(prepared.forecast)
         disk.refuse(preparing.writes(prepared, only))
     checking.ask_before(prepared.plan, found, lambda words: click.echo(words, err=True))
-    from ax_recipe.launch import runner
+    from ax_recipe.launch import mirroring, runner
     from ax_recipe.survive import policy
     from ax_recipe.verbs import attend
 
     told = policy.Policy().told(on_oom, on_hang, time_limit)
+    if place:
+        mirroring.refuse(place, found.python)
+        prepared.files[prepared.run.mirror.path.name] = mirrors.wanted(place)
     rundir.create(prepared.run, prepared.files)
     ready(prepared.run)
     runner.launch(prepared.run, (), told, until)
@@ -114,6 +122,7 @@ def run(
 @node_options
 @trust_option
 @click.option("--force", is_flag=True, help="Go on even where the disk will not do.")
+@mirror_option
 @runs_option
 @json_option
 def resume(
@@ -124,6 +133,7 @@ def resume(
     time_limit: str | None,
     trust: bool,
     force: bool,
+    mirror: str | None,
     runs: str | None,
     as_json: bool,
     bandwidth: float | None,
@@ -145,7 +155,7 @@ def resume(
         regrouping.regroup(found, nodes, bandwidth)
     if not force and not found.worker:
         disk.refuse(preparing.left(found, until), ways="")
-    return again(name, runs, (), as_json, trust, (on_oom, on_hang, time_limit), until)
+    return again(name, runs, (), as_json, trust, (on_oom, on_hang, time_limit), until, mirror)
 
 
 @main.command(epilog=example("ax-recipe watch", "ax-recipe watch pirate-20261122-101500 --explain"))
@@ -251,7 +261,8 @@ def sweep(
         try:
             found.go(lambda words: click.echo(words, err=True))
         finally:
-            rundir.write(found.folder / "report.html", view.html(found))
+            if found.folder.is_dir():
+                rundir.write(found.folder / "report.html", view.html(found))
     results = found.results()
     if as_json:
         click.echo(json.dumps([result.as_json() for result in results], indent=1))

@@ -12,10 +12,14 @@ from ax_recipe.errors import RecipeError
 
 
 def copy(source: Path, target: Path) -> None:
-    """Put a copy of ``source`` in the place of ``target``, whole at once."""
+    """Put a copy of ``source`` in the place of ``target``, whole at once, or nothing of it."""
     part = target.with_name(f".{target.name}.part")
-    shutil.copyfile(source, part)
-    part.replace(target)
+    try:
+        shutil.copyfile(source, part)
+        part.replace(target)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def link(source: Path, target: Path) -> None:
@@ -25,7 +29,7 @@ def link(source: Path, target: Path) -> None:
     try:
         target.hardlink_to(source)
     except OSError:
-        shutil.copyfile(source, target)
+        copy(source, target)
 
 
 def write_text(path: Path, text: str) -> None:
