@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ax_recipe.checks import all as checks
-from ax_recipe.checks import checking, planned
+from ax_recipe.checks import checking, planned, rows
 from ax_recipe.checks.subject import Subject
 from ax_recipe.codes import CODES
 from ax_recipe.forecast.hardware import CPU, parse
@@ -211,3 +211,56 @@ def test_a_base_that_was_made_before_is_no_other_run(tmp_path: Path) -> None:
     made.mkdir(parents=True)
     (made / "model.safetensors").write_bytes(b"made")
     planned.refuse(preparing.for_print(mine, None, None), None, checks.examine)
+
+
+CHAT = '{"messages": [{"role": "user", "content": "Ahoy?"}, {"role": "assistant", "content": "Arr."}]}\n'
+ALPACA = '{"instruction": "Greet me.", "input": "", "output": "Ahoy!"}\n'
+
+
+def of_rows(folder: Path, rows: list[str], kind: str = "chat_template") -> str:
+    (folder / "rows.jsonl").write_text("".join(rows), encoding="utf-8")
+    (folder / "mine.yaml").write_text(
+        "base: NousResearch/Meta-Llama-3.1-8B\ngpus: 1xA100-80GB\nchat_template: llama3\n"
+        f"data: [{{path: rows.jsonl, type: {kind}}}]\n",
+        encoding="utf-8",
+    )
+    return str(folder / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("flaw", "kind", "code"),
+    [
+        ('{"messages": [\n', "chat_template", "AX014"),
+        (CHAT.replace('"role": "assistant", ', ""), "chat_template", "AX015"),
+        (CHAT.replace('"Arr."', '""').replace('"Ahoy?"', '""'), "chat_template", "AX017"),
+        ('{"input": "", "output": "Ahoy!"}\n', "alpaca", "AX013"),
+        ('{"instruction": null, "output": "Ahoy!"}\n', "alpaca", "AX013"),
+    ],
+)
+def test_a_flaw_deep_in_a_file_of_ordinary_size_is_found(
+    flaw: str, kind: str, code: str, invoke: Invoke, tmp_path: Path
+) -> None:
+    good = CHAT if kind == "chat_template" else ALPACA
+    file = of_rows(tmp_path, [*[good] * 4000, flaw, *[good] * 100], kind)
+    problems = json.loads(invoke("check", file, "--json").stdout)["problems"]
+    assert [(each["code"], each["line"]) for each in problems if each["code"] == code] == [(code, 4001)]
+    assert "rows were looked at" not in invoke("check", file).stdout
+
+
+def test_many_rows_with_one_flaw_are_counted(invoke: Invoke, tmp_path: Path) -> None:
+    file = of_rows(tmp_path, [CHAT, *["no row\n"] * 500])
+    found = [each for each in json.loads(invoke("check", file, "--json").stdout)["problems"] if each["code"] == "AX014"]
+    assert [each["line"] for each in found] == list(range(2, rows.LISTED + 3))
+    assert found[-1]["message"] == "480 more rows like these"
+    assert "ax-recipe data" in found[-1]["suggestion"]
+
+
+def test_of_more_data_than_can_be_read_in_a_moment_the_first_rows_are_looked_at(invoke: Invoke, tmp_path: Path) -> None:
+    large = [*[CHAT] * rows.SAMPLE, "no row\n", CHAT.replace("Arr.", "Arr. " * (rows.WHOLE_BYTES // 5))]
+    file = of_rows(tmp_path, large)
+    text = invoke("check", file).stdout
+    assert "AX014" not in text
+    assert f"of {tmp_path}/rows.jsonl only the first {rows.SAMPLE} rows were looked at" in text
+    assert f"`ax-recipe data {file}` reads them all" in text
+    told = json.loads(invoke("data", file, "--json").stdout)["problems"]
+    assert ("AX014", rows.SAMPLE + 1) in [(each["code"], each["line"]) for each in told]

@@ -10,7 +10,7 @@ from typing import Any
 from ax_recipe.axolotl import Axolotl
 from ax_recipe.axolotl import schema as axolotl_schema
 from ax_recipe.checks import all as checks
-from ax_recipe.checks import foreign, planned, validation
+from ax_recipe.checks import foreign, planned, rows, validation
 from ax_recipe.checks.subject import Subject
 from ax_recipe.errors import Problem, ProblemsError, RecipeError
 from ax_recipe.forecast.hardware import Hardware, target
@@ -163,6 +163,13 @@ def summary(problems: Sequence[Problem]) -> str:
     counts = {word: sum(problem.severity == word for problem in problems) for word in ("error", "warning")}
     words = [f"{count} {word}{'s' if count > 1 else ''}" for word, count in counts.items() if count]
     return ", ".join(words) or "no problem found"
+
+
+def unread(checked: Checked) -> str | None:
+    """What a person is told of data that is too large to be read in a moment."""
+    names = dict.fromkeys(name for subject in checked.subjects for name in rows.unread(subject))
+    looked = f"only the first {rows.SAMPLE} rows were looked at: `ax-recipe data {checked.name}` reads them all"
+    return f"of {', '.join(names)} {looked}" if names else None
 
 
 def asks(checked: Checked, *, everything: bool) -> bool:

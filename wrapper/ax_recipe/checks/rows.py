@@ -1,10 +1,10 @@
-"""The data that a config names: whether it is there, and whether its first rows are what the config takes them for."""
+"""The data that a config names: whether it is there, and whether its rows are what the config takes them for."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,19 @@ from ax_recipe.data.turns import TurnsError
 from ax_recipe.errors import Problem
 from ax_recipe.recipe.document import Keys
 
-SAMPLE = 200  # rows that are looked at; `ax-recipe data` reads them all
+# What can be read in a quarter of a second, of all files together: the whole of them. Of more the first rows must do;
+# `ax-recipe data` reads them all.
+WHOLE_BYTES = 8 << 20
+SAMPLE = 200  # rows of a larger file
+LISTED = 20  # rows of a dataset that are named for each kind of flaw
+_UNPACKED = 8  # times the size of a .gz
 _COUNTED_BYTES = 20 << 20  # files up to this size are counted whole
 _CHARACTERS = 4.0  # of English text, for each token
 
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """One local dataset of the config: where its key is, its first rows, and about how many there are."""
+    """One local dataset of the config: where its key is, all its rows or the first, and how many there are."""
 
     key: Keys
     dataset: Mapping[str, Any]
@@ -46,13 +51,31 @@ def data(subject: Subject) -> Iterator[Problem]:
     named = any(subject.list(room) for room in ("datasets", "pretraining_dataset"))
     if not named and not subject.has_plugin("NemoGym"):  # that plugin brings its own
         yield subject.problem("AX053", "datasets", "no data is named to train on", "datasets: [{path: ..., type: ...}]")
-    looked = []
     for key, dataset in subject.datasets(*ROOMS):
         yield from _paths(subject, key, dataset)
-        if (found := look(subject, key, dataset)) is not None:
-            looked.append(found)
-            yield from _first_rows(subject, found)
+    looked = list(_looked(subject))
+    for found in looked:
+        yield from _listed(_rows(subject, found))
     yield from _held_out(subject, looked)
+
+
+def unread(subject: Subject) -> Iterator[str]:
+    """The names of local data of which no more than the first rows are looked at."""
+    return (str(dataset["path"]) for _, dataset, _, whole in _sources(subject) if not whole)
+
+
+def _sources(subject: Subject) -> Iterator[tuple[Keys, Mapping[str, Any], Source, bool]]:
+    """The local data that can be read here, and whether it is to be read whole."""
+    left = WHOLE_BYTES
+    for key, dataset in subject.datasets(*ROOMS):
+        try:
+            if source := _source(subject, dataset):
+                size = sum(path.stat().st_size * (_UNPACKED if path.suffix == ".gz" else 1) for path in source.files)
+                whole = size <= left
+                left -= size if whole else 0
+                yield key, dataset, source, whole
+        except OSError:  # gone, or not ours to read: the training says so as well
+            continue
 
 
 def _paths(subject: Subject, key: Keys, dataset: Mapping[str, Any]) -> Iterator[Problem]:
@@ -82,21 +105,24 @@ def _any_place(subject: Subject, folder: Path, name: str) -> bool:
     return any((place / name).exists() for place in (Path(), folder, subject.folder))
 
 
-def look(subject: Subject, key: Keys, dataset: Mapping[str, Any]) -> Looked | None:
-    """The first rows of a local dataset; None for the hub, and for what only the training environment can read."""
+def _source(subject: Subject, dataset: Mapping[str, Any]) -> Source | None:
+    """The files of a local dataset; None for the hub, and for what only the training environment can read."""
     text, split = dataset.get("path"), dataset.get("split")
     path = subject.path(text) if isinstance(text, str) and "://" not in text else None
     if path is None or not path.exists() or (path.is_dir() and dataset.get("data_files")):
         return None
     ds_type = dataset.get("ds_type")
-    try:
-        source = locate(path, ds_type if isinstance(ds_type, str) else None, split if isinstance(split, str) else None)
-        if source.kind is None or not source.files:
-            return None
-        first = tuple(islice(read(source), SAMPLE))
-        return Looked(key, dataset, source, first, _count(source, first))
-    except OSError:  # gone, or not ours to read: the training says so as well
-        return None
+    source = locate(path, ds_type if isinstance(ds_type, str) else None, split if isinstance(split, str) else None)
+    return source if source.kind and source.files else None
+
+
+def _looked(subject: Subject) -> Iterator[Looked]:
+    for key, dataset, source, whole in _sources(subject):
+        try:
+            first = tuple(read(source) if whole else islice(read(source), SAMPLE))
+            yield Looked(key, dataset, source, first, len(first) if whole else _count(source, first))
+        except OSError:  # as above
+            continue
 
 
 def _count(source: Source, first: Sequence[Row]) -> int | None:
@@ -106,7 +132,22 @@ def _count(source: Source, first: Sequence[Row]) -> int | None:
     return sum(1 for _ in read(source)) if small else None
 
 
-def _first_rows(subject: Subject, found: Looked) -> Iterator[Problem]:
+def _listed(found: Iterable[Problem]) -> Iterator[Problem]:
+    """The first rows with each kind of flaw, and how many more have it; what is said of the config stays."""
+    alike: dict[str, list[Problem]] = {}
+    for problem in found:
+        if problem.key:
+            yield problem
+        else:
+            alike.setdefault(problem.code, []).append(problem)
+    for rows in alike.values():
+        yield from rows[:LISTED]
+        if more := rows[LISTED:]:
+            words = f"{len(more)} more rows like these"
+            yield replace(more[0], message=words, suggestion="`ax-recipe data` lists them.")
+
+
+def _rows(subject: Subject, found: Looked) -> Iterator[Problem]:
     """AX013 to AX017, AX020: whether the rows are what the dataset's type reads."""
     if not found.first:
         where = str(found.source.files[0])
@@ -125,6 +166,8 @@ def _first_rows(subject: Subject, found: Looked) -> Iterator[Problem]:
     if not lacking:
         if _is_chat(subject, found.dataset):
             yield from _conversations(subject, found)
+        else:
+            yield from _incomplete(subject, found)
         yield from _lengths(subject, found, rows)
 
 
@@ -146,6 +189,15 @@ def _columns(subject: Subject, found: Looked, rows: Sequence[Mapping[str, Any]])
         key = (*found.key, "type")
         message = f"{found.dataset.get('type')} reads `{name}`, and the rows have {has}"
         yield subject.problem("AX013", key, message, _better(found.dataset, form, name))
+
+
+def _incomplete(subject: Subject, found: Looked) -> Iterator[Problem]:
+    """AX013: rows without a column that others have."""
+    wanted = formats.columns(found.dataset, subject.text("rl")) or ()
+    for row in found.first:
+        if row.value is not None and (lacking := [name for name in wanted if row.value.get(name) is None]):
+            message = f"has no {', '.join(f'`{name}`' for name in lacking)}, which other rows have"
+            yield Problem("AX013", "error", message, row.file, row.line, None, "Mend or remove this row.")
 
 
 def _better(dataset: Mapping[str, Any], form: formats.Form, name: str) -> str:

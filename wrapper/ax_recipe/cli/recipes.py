@@ -121,6 +121,8 @@ def check(
     for problem in checked.problems:
         say(str(problem))
     found = list(checked.problems)
+    if notice := checking.unread(checked):
+        say(notice)
     if notice := checking.waits(checked, everything=everything):
         say(notice)
     if checking.asks(checked, everything=everything):
