@@ -18,9 +18,9 @@ import pytest
 import yaml
 
 import stories
-from ax_recipe.checks import checking
+from ax_recipe.checks import checking, survey
 from ax_recipe.cli import recipes as verbs
-from ax_recipe.data import glance
+from ax_recipe.data import glance, turns
 from ax_recipe.errors import RecipeError
 from ax_recipe.explain import families
 from ax_recipe.plan import plan
@@ -103,6 +103,51 @@ def test_the_columns_and_roles_of_the_data_are_mapped() -> None:
     Path("mine.yaml").unlink()
     row = value(made(BASES[0], ROWS["content"]))["data"][0]
     assert (row["type"], row["field"]) == ("completion", "content")
+
+
+def said(*names: str) -> dict[str, Any]:
+    return {"messages": [{"role": name, "content": f"words of {name}"} for name in names]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "roles"),
+    [
+        (
+            [*[said("user", "assistant")] * 50, said("human", "bot"), said("user", "assistant", "user")],
+            {"user": ["user", "human"], "assistant": ["assistant", "bot"]},
+        ),
+        ([said("user", "model", "user")] * 50, {"user": ["user"], "assistant": ["model"]}),
+        ([said("system", "user", "model")] * 50, {"system": ["system"], "user": ["user"], "assistant": ["model"]}),
+        ([said("caller", "gpt"), said("user")], {"user": ["caller", "user"], "assistant": ["gpt"]}),
+        ([*[said("q", "a", "q", "a")] * 9, said("q", "a", "q")], {"user": ["q"], "assistant": ["a"]}),
+        ([said("User", "Assistant")] * 50, {"user": ["User"], "assistant": ["Assistant"]}),
+        ([said("developer", "user", "assistant")] * 50, None),
+        ([said("user", "assistant", "user")] * 50, None),
+    ],
+)  # fmt: skip
+def test_known_names_keep_their_roles_and_the_others_are_told_by_whom_they_answer(
+    rows: list[dict[str, Any]], roles: dict[str, list[str]] | None
+) -> None:
+    found = glance.chat_keys(rows).get("roles")
+    assert found == roles
+    guessed = {name for names in (found or {}).values() for name in names} - {*turns.ROLES, "User", "Assistant"}
+    assert all(name in glance.guesses({"roles": found}) for name in guessed)
+    assert bool(glance.guesses({"roles": found})) == bool(guessed)
+
+
+def test_a_role_that_was_guessed_is_said_and_stands_in_the_recipe() -> None:
+    file = data(
+        "rows.jsonl", [*[said("user", "assistant")] * 50, said("human", "bot"), said("user", "assistant", "user")]
+    )
+    written = writing.write(Answers("mine", BASES[0], file, None, "1xRTX4090-24GB", True))
+    assert any("bot taken for the assistant" in note for note in written.notes)
+    assert "# bot taken for the assistant" in written.file.read_text(encoding="utf-8")
+    shown = survey.of_file(str(written.file), None, None).parts[0].measured.shown
+    text = "".join(
+        seg.text[start:stop] for _, sample in shown for seg in sample.segments for start, stop in seg.trained
+    )
+    assert "words of assistant" in text
+    assert "words of user" not in text
 
 
 def test_columns_that_no_type_names_get_a_prompt_that_can_be_shipped() -> None:

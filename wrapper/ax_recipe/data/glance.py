@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,6 +21,8 @@ _TURN_TOKENS = 6  # a chat template's marks around a turn
 _QUESTIONS, _ANSWERS = ("instruction", "question", "prompt", "input"), ("output", "response", "answer", "completion")
 _WRITTEN = "### Instruction:\n{instruction}\n\n### Response:\n"
 _WRITTEN_WITH_INPUT = "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+_ASIDE = frozenset(["system", "tool", "developer", "ipython"])  # neither asks nor answers
+_SPOKEN = frozenset(["developer", "ipython"])  # Axolotl maps them to nothing, and chat templates know them
 _HELD_OUT = ("held-out", "held_out", "test", "validation", "valid", "val", "eval", "dev")
 
 
@@ -86,7 +89,7 @@ def _weight(value: Any) -> float:
 def chat_keys(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The dataset keys for rows of turns: the column, its parts' names, and roles that Axolotl does not know."""
     field = formats.recognise(rows[0]).field or "messages"
-    turns = [turn for row in rows for turn in row.get(field) or () if isinstance(turn, Mapping)]
+    turns = [turn for row in rows for turn in _turns(row, field)]
     role = "role" if "role" in turns[0] else "from"
     content = "content" if "content" in turns[0] else "value"
     keys: dict[str, Any] = {"type": "chat_template"}
@@ -94,20 +97,51 @@ def chat_keys(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         keys["field_messages"] = field
     if (role, content) != ("role", "content"):
         keys["message_property_mappings"] = {"role": role, "content": content}
-    names = dict.fromkeys(str(turn.get(role)) for turn in turns)
-    if set(names) - set(ROLES):
-        last = dict.fromkeys(str(row[field][-1].get(role)) for row in rows if row.get(field))
-        keys["roles"] = _roles([*names], [*last])
+    speakers = [[str(turn.get(role)) for turn in _turns(row, field)] for row in rows]
+    names = dict.fromkeys(name for names in speakers for name in names)
+    if set(names) - set(ROLES) - _SPOKEN:
+        guessed = _guessed(speakers)
+        roles: dict[str, list[str]] = {}
+        for name in names:
+            roles.setdefault(_known(name) or guessed[name], []).append(name)
+        keys["roles"] = roles
     return keys
 
 
-def _roles(names: Sequence[str], last: Sequence[str]) -> dict[str, list[str]]:
-    """Who ends a conversation is the assistant; everybody else who is not known is a user."""
-    roles: dict[str, list[str]] = {}
-    for name in names:
-        known = "assistant" if name in last else ROLES.get(name, "user")
-        roles.setdefault(known, []).append(name)
-    return roles
+def guesses(keys: Mapping[str, Any]) -> str:
+    """Which names of the ``roles`` in a dataset's keys were taken for what, in words; empty where none was."""
+    roles: Mapping[str, Sequence[str]] = keys.get("roles") or {}
+    taken = {role: [name for name in names if _known(name) is None] for role, names in roles.items()}
+    return "; ".join(f"{', '.join(names)} taken for the {role}" for role, names in taken.items() if names)
+
+
+def _turns(row: Mapping[str, Any], field: str) -> list[Mapping[str, Any]]:
+    found = row.get(field)
+    return [turn for turn in found if isinstance(turn, Mapping)] if isinstance(found, list) else []
+
+
+def _known(name: str) -> str | None:
+    """The role of a name that Axolotl or chat templates know, in capitals or not."""
+    return name if name in _SPOKEN else ROLES.get(name.lower())
+
+
+def _guessed(speakers: Iterable[Sequence[str]]) -> dict[str, str]:
+    """The role of each name that nobody knows: what it is in most of its turns."""
+    votes: dict[str, Counter[str]] = {}
+    for names in speakers:
+        names = [name for name in names if _known(name) not in _ASIDE]
+        for index, name in enumerate(names):
+            if _known(name) is None:
+                votes.setdefault(name, Counter())[_side(names, index)] += 1
+    return {name: counted.most_common(1)[0][0] for name, counted in votes.items()}
+
+
+def _side(names: Sequence[str], index: int) -> str:
+    """Who stands beside a user is the assistant and the other way round; else who ends it is the assistant."""
+    beside = [known for name in (*names[:index][-1:], *names[index + 1 :][:1]) if (known := _known(name))]
+    if beside:
+        return "user" if beside[0] == "assistant" else "assistant"
+    return "assistant" if names[index] == names[-1] else "user"
 
 
 def instruct_keys(row: Mapping[str, Any]) -> dict[str, Any]:
