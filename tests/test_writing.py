@@ -140,8 +140,8 @@ def test_a_role_that_was_guessed_is_said_and_stands_in_the_recipe() -> None:
         "rows.jsonl", [*[said("user", "assistant")] * 50, said("human", "bot"), said("user", "assistant", "user")]
     )
     written = writing.write(Answers("mine", BASES[0], file, None, "1xRTX4090-24GB", True))
-    assert any("bot taken for the assistant" in note for note in written.notes)
-    assert "# bot taken for the assistant" in written.file.read_text(encoding="utf-8")
+    assert any("trained: bot as assistant" in note for note in written.notes)
+    assert "# guessed: bot as assistant" in written.file.read_text(encoding="utf-8")
     shown = survey.of_file(str(written.file), None, None).parts[0].measured.shown
     text = "".join(
         seg.text[start:stop] for _, sample in shown for seg in sample.segments for start, stop in seg.trained

@@ -112,7 +112,7 @@ def guesses(keys: Mapping[str, Any]) -> str:
     """Which names of the ``roles`` in a dataset's keys were taken for what, in words; empty where none was."""
     roles: Mapping[str, Sequence[str]] = keys.get("roles") or {}
     taken = {role: [name for name in names if _known(name) is None] for role, names in roles.items()}
-    return "; ".join(f"{', '.join(names)} taken for the {role}" for role, names in taken.items() if names)
+    return ", ".join(f"{' and '.join(names)} as {role}" for role, names in taken.items() if names)
 
 
 def _turns(row: Mapping[str, Any], field: str) -> list[Mapping[str, Any]]:

@@ -188,7 +188,7 @@ def _notes(wish: _Wish) -> Iterator[str]:
         name = shown(wish.target)
         yield f"{wish.answers.data} is not on this machine: look at it with `ax-recipe data {name}`, then at `type`"
     if wish.seen and wish.goal == "chat" and (guessed := glance.guesses(glance.chat_keys(wish.seen.first))):
-        yield f"{guessed} by who answers whom, and only its words are trained: look at `roles`"
+        yield f"roles are guessed by who answers whom, and the assistant's words are trained: {guessed}"
     if wish.model.shape is None:
         yield f"the size of {wish.model.base} is not known here: `ax-recipe plan` says how to have it"
 
@@ -351,7 +351,8 @@ def _put_data(lines: _Lines, wish: _Wish, template: str, folder: Path) -> None:
     lines.line("data:")
     lines.put("- path", _path(wish.answers.data, folder), why, "  ")
     for key, value in keys.items():
-        lines.put(key, value, glance.guesses(keys) if key == "roles" else "", "    ")
+        guessed = glance.guesses(keys) if key == "roles" else ""
+        lines.put(key, value, f"guessed: {guessed}" if guessed else "", "    ")
     beside = glance.held_out(Path(wish.answers.data).expanduser())
     rows = _rows(wish)
     if beside:
