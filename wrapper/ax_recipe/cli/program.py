@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ax_recipe import __version__
-from ax_recipe.errors import AxRecipeError
+from ax_recipe.errors import AxRecipeError, RecipeError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ax_recipe.axolotl import Axolotl
     from ax_recipe.run.rundir import RunDir
 
@@ -122,6 +124,22 @@ class Verbs(click.Group):
             click.echo(f"{ERROR} {error.filename or 'the output'}: {error.strerror}", err=True)
             code = MISSING
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def put(file: Path, text: str) -> None:
+    """Write what a verb has made where ``--out`` says, over an older one of its kind.
+
+    :raises RecipeError: another file is there, a recipe say, which begins otherwise.
+    :raises MissingError: it cannot be written.
+    """
+    from ax_recipe.run import rundir
+
+    if file.is_file() and file.stat().st_size:
+        with file.open("rb") as old:
+            beginning = text[:16].encode()
+            if old.read(len(beginning)) != beginning:
+                raise RecipeError(f"{file} is there, and was not written by this command", "name another file")
+    rundir.write(file, text)
 
 
 def _forget_output() -> None:

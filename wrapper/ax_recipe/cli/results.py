@@ -13,6 +13,7 @@ from ax_recipe.cli.program import (
     for_dry_run,
     json_option,
     main,
+    put,
     runs_option,
     trust_option,
 )
@@ -63,7 +64,7 @@ def report(name: str | None, output: Path | None, runs: str | None) -> None:
 
     found = story.read(rundir.find(rundir.root(runs), name))
     target = output or found.run.report
-    rundir.write(target, view.html(found))
+    put(target, view.html(found))
     click.echo(f"{target}: written")
 
 
@@ -81,7 +82,8 @@ def advise(name: str | None, new: str | None, runs: str | None) -> None:
     advice = advising.advise(found)
     click.echo("\n".join(advising.show(found, advice)))
     if new:
-        click.echo(f"{advising.next_recipe(found, advice, new)}: written. Next: ax-recipe run {new}")
+        target = advising.next_recipe(found, advice, new)
+        click.echo(f"{target}: written. Next: ax-recipe run {target}")
 
 
 @main.command(epilog=example("ax-recipe reproduce pirate-20261122-101500 --dry-run"))
@@ -112,6 +114,36 @@ def reproduce(
     rundir.create(prepared.run, prepared.files)
     runner.launch(prepared.run)
     return attend.attend(prepared.run, as_json=as_json)
+
+
+@main.command(
+    epilog=example("ax-recipe fetch s3://bucket/runs", "ax-recipe fetch s3://bucket/runs/pirate-20261122-101500")
+)
+@click.argument("url")
+@click.option("--gpus", type=click.IntRange(min=0), metavar="N", help="Go on with so many GPUs (else as many as then).")
+@trust_option
+@axolotl_option
+@runs_option
+@json_option
+def fetch(url: str, gpus: int | None, trust: bool, axolotl: str | None, runs: str | None, as_json: bool) -> None:
+    """Bring a run back from its mirror, each file held against its digest; of a folder of runs, list them.
+
+    What goes on here is its newest whole checkpoint, planned anew for this machine; what is different is said.
+    """
+    import json
+
+    from ax_recipe import axolotl as environment
+    from ax_recipe.run import mirror, rundir
+    from ax_recipe.verbs import fetching
+
+    found, place = environment.find(axolotl), mirror.asked(url)
+    there = fetching.look(place, found.python)
+    if place.rpartition("/")[2] not in there:
+        lines = "\n".join(fetching.lines(there)) or f"no runs at {place}"
+        click.echo(json.dumps(there, indent=1) if as_json else lines)
+        return
+    fetched = fetching.fetch(place, rundir.root(runs), found, gpus, trusted=trust)
+    click.echo("\n".join(fetching.words(fetched)))
 
 
 @main.command(epilog=example("ax-recipe rm pirate-20261122-101500"))

@@ -24,11 +24,15 @@ _STOPPED = {-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, 128 + signal.SIGTER
 
 @dataclass(slots=True)
 class Call:
-    """What the runner is asked for from outside: ``asked`` times to stop; by ``deadline`` (monotonic) at the latest."""
+    """What the runner is asked for from outside: ``asked`` times to stop; by ``deadline`` (monotonic) at the latest.
+
+    ``copying_s`` is how long the run's folder takes to its mirror, after all else.
+    """
 
     asked: int = 0
     deadline: float | None = None
     limit: float = 0.0
+    copying_s: float = 0.0
 
     def until(self, seconds: float | None) -> None:
         """The run's time is up ``seconds`` from now."""
@@ -39,7 +43,8 @@ class Call:
         """Why to stop now, or nothing; ``needs_s`` is how long stopping takes, at most half of the whole time."""
         if self.asked:
             return "stopped as asked"
-        if self.deadline is not None and time.monotonic() > self.deadline - min(needs_s, self.limit / 2):
+        needs_s = min(needs_s + self.copying_s, self.limit / 2)
+        if self.deadline is not None and time.monotonic() > self.deadline - needs_s:
             return f"its time limit of {self.limit:.0f} s came"
         return ""
 

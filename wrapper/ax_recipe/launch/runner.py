@@ -20,6 +20,7 @@ from ax_recipe import process
 from ax_recipe.errors import AxRecipeError, MissingError, ProgramFailedError, RunFailedError, StoppedError
 from ax_recipe.launch import gathering
 from ax_recipe.launch.attempts import CHECKPOINT_GRACE_S, Call
+from ax_recipe.launch.mirroring import Mirroring
 from ax_recipe.run import belonging, lock
 from ax_recipe.run.rundir import RunDir, StageRecord, StageState
 from ax_recipe.survive import failing, policy, proof, recovery
@@ -41,6 +42,7 @@ class Runner:
         self.policy = policy.read(run)
         self.call = Call()
         self.worker = Worker(run, self.orders, self.policy, self.call)
+        self.mirroring = Mirroring(run, self.orders, self.call, _say)
         self.hung = self.restarted = False
 
     def go(self, again: Sequence[str] = (), until: str = "") -> int:
@@ -56,12 +58,13 @@ class Runner:
         self.run.stop_file.unlink(missing_ok=True)  # of a runner that was killed when it had just asked
         # Beside the first stage: asking the training environment what it holds takes a moment of its start.
         threading.Thread(target=environment.record, args=(self.run,)).start()
-        for stage in self.orders["stages"]:
-            why = "done again: asked for" if stage["name"] in again else "" if again else self._due(stage["name"])
-            if why and not self._do(stage, why):
-                return 130 if self.state.stage(stage["name"]).state == "interrupted" else 1
-            if stage["name"] == until:
-                break
+        with self.mirroring:
+            for stage in self.orders["stages"]:
+                why = "done again: asked for" if stage["name"] in again else "" if again else self._due(stage["name"])
+                if why and not self._do(stage, why):
+                    return 130 if self.state.stage(stage["name"]).state == "interrupted" else 1
+                if stage["name"] == until:
+                    break
         return 0
 
     def listen(self) -> None:
@@ -113,6 +116,7 @@ class Runner:
         self._note(record)
         ended = self._ended(stage, record, [why] if why else [])
         self._note(replace(ended, ended=time.time()))
+        self.mirroring.wake()
 
     def _ended(self, stage: Stage, record: StageRecord, words: Sequence[str]) -> StageRecord:
         """Do the stage once, and say how that ended."""
@@ -156,7 +160,7 @@ def launch(run: RunDir, again: Sequence[str] = (), told: policy.Policy | None = 
     :raises RunFailedError: the runner ended before it could take the run.
     """
     if who := run.worker:
-        raise MissingError(f"{run.name}: {who} works on this run already", f"ax-recipe watch {run.name}")
+        raise MissingError(f"{run.name}: {who} works on this run already", f"ax-recipe watch {run.word}")
     belonging.refuse_left(run)
     _repair(run)
     if told:

@@ -57,6 +57,7 @@ class Feed:
         self._gpus_read = 0.0
         self._disk_read = 0.0
         self._job = ""
+        self._mirror = ""
         self._goes_on = True
         self._pass: Iterator[None] | None = None
 
@@ -184,6 +185,10 @@ class Feed:
         if (word := self.run.job.state) != self._job:
             self._job = word
             self._tell(events.Line(str(self.run.job), time=time.time()))
+        if (word := self.run.mirror.words()) != self._mirror:
+            self._mirror = word
+            failed = bool(self.run.mirror.read().get("error"))
+            self._tell((events.Warned if failed else events.Line)(f"mirror: {word}", time=time.time()))
         if now - self._disk_read >= DISK_EVERY_S:
             self._disk_read = now
             advance(self.state, _disk(self.run))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 # Llama 3's, for its chat template; the order gives their ids.
@@ -23,10 +24,17 @@ WORDS = Regex(
 SPECIAL = [BEGIN, "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", END, PAD]
 
 
+def read(path: str) -> str:
+    """A file's text; data may lie in another storage."""
+    with fsspec.open(path, "rt", encoding="utf-8") as file:
+        text: str = file.read()
+    return text
+
+
 def texts(data: list[dict[str, Any]]) -> Iterator[str]:
     """Every role and message of chat rows in JSON lines."""
     for source in data:
-        for line in Path(source["path"]).read_text(encoding="utf-8").splitlines():
+        for line in read(source["path"]).splitlines():
             for message in json.loads(line)["messages"]:
                 yield message["role"] + "\n\n"
                 yield message["content"]

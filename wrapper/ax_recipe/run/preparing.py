@@ -124,20 +124,23 @@ def for_run(
     text: str | None = None,
     cluster: Cluster | None = None,
     run: RunDir | None = None,
+    *,
+    alone: bool = True,
 ) -> Prepared:
     """Everything of a run but its existence on disk; ``text`` is the recipe's, where its file is no longer what it was.
 
     ``cluster`` are the machines that ``hardware`` is of, where they are several or not this one. ``run`` is there where
-    a run that exists is planned anew; its tokenised data is kept, for its order is part of what was learnt so far.
+    a run that exists is planned anew; its tokenised data is kept, for its order is part of what was learnt so far, and
+    so is a base that came with it. One that is not ``alone`` on this machine has its tokenised data in its own folder.
 
     Without an ``axolotl`` it can only be looked at: its commands are those of one that is on PATH.
 
     :raises ProblemsError: a key or value that Axolotl does not know; what else is wrong, `checks.planned` finds.
     """
     run = run or RunDir(runs / rundir.fresh_name(runs, recipe.name))
-    base = base_folder(recipe, axolotl)
+    base = run.base if run.base.is_dir() else base_folder(recipe, axolotl)
     own = run.path / "prepared"  # the other machines may not see this one's cache
-    prepared = own if cluster or own.is_dir() else cache_folder() / "prepared"
+    prepared = own if cluster or not alone or own.is_dir() else cache_folder() / "prepared"
     plan = plans.make(recipe, hardware, str(run.output), str(prepared), str(base), missing(axolotl))
     plan = plans.with_plugin(plan, stages.PLUGIN)
     refuse_problems(problems(plan, axolotl))

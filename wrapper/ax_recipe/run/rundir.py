@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import time
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from typing import Any, Literal
 from ax_recipe.errors import MissingError, RecipeError
 from ax_recipe.run import seal, slurm
 from ax_recipe.run.lock import Lock
+from ax_recipe.run.mirror import Mirror
 
 # How long a file that is replaced again and again is opened anew (seconds).
 STALE_S = 5.0
@@ -80,6 +82,7 @@ class RunDir:
         self.orders = path / "plan.json"  # everything that was decided before the start
         self.axolotl_yaml = path / "axolotl.yaml"  # what Axolotl trains
         self.alone_yaml = path / "alone.yaml"  # the same for one process, where the training is spread over several
+        self.base = path / "base"  # a base that was made on another machine
         self.base_yaml = path / "base.yaml"  # what it pre-trains, where the base is made here
         self.environment = path / "environment.json"  # versions and GPUs
         self.events = path / "events.jsonl"  # the exact events of training, by our plugin
@@ -97,9 +100,15 @@ class RunDir:
         self.nodes = path / "nodes"  # what the machines of a training over several tell each other
         self.script = path / "job.sbatch"  # what Slurm starts, where it does
         self.job = slurm.Job(path / "job.json")
+        self.mirror = Mirror(path)  # where else it is kept
         self.runner_log = path / "logs" / "runner.log"
         self.state = path / "state.json"
         self.lock = Lock(path / "lock")
+
+    @property
+    def word(self) -> str:
+        """How a command line names it: by its name in the folder of all runs, by its path elsewhere."""
+        return self.name if self.path.parent == root() else shlex.quote(str(self.path))
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -140,7 +149,7 @@ class RunDir:
             return RunState(value["recipe"], tuple(StageRecord(**stage) for stage in value["stages"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise MissingError(
-                f"{self.state}: not the state of a run: {error}", f"ax-recipe resume {self.name} writes it anew"
+                f"{self.state}: not the state of a run: {error}", f"ax-recipe resume {self.word} writes it anew"
             ) from error
 
     def current_state(self) -> RunState:
@@ -266,7 +275,7 @@ def refuse_foreign(run: RunDir) -> None:
         changed = " or ".join(seal.SEALED)
         raise RecipeError(
             f"{run.path} was not made by this account, or its {changed} was changed since: it could start anything",
-            f"read what it would start, then: ax-recipe resume {run.name} --trust",
+            f"read what it would start, then: ax-recipe resume {run.word} --trust",
         )
 
 

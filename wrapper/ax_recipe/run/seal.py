@@ -17,7 +17,7 @@ from ax_recipe.axolotl import cache_folder
 from ax_recipe.errors import MissingError
 
 NAME = "seal"
-SEALED = ("plan.json", "axolotl.yaml", "base.yaml", "job.sbatch")
+SEALED = ("plan.json", "axolotl.yaml", "base.yaml", "job.sbatch", "mirror.json")
 
 
 def put(folder: Path) -> None:

@@ -40,13 +40,13 @@ class Torn:
 
 def newest(output: Path, *ranks: int) -> Checkpoint | None:
     """The newest whole checkpoint of ``ranks`` processes (any of these numbers) in ``output``; changes nothing."""
-    return next((found for found in _all(output) if not flaw(found, *ranks)), None)
+    return next((found for found in every(output) if not flaw(found, *ranks)), None)
 
 
 def settle(output: Path, *ranks: int) -> tuple[Checkpoint | None, tuple[Torn, ...]]:
     """The newest whole checkpoint; those after it are renamed, so that nothing takes them for one or deletes them."""
     torn: list[Torn] = []
-    for found in _all(output):
+    for found in every(output):
         wrong = flaw(found, *ranks)
         if not wrong:
             return found, tuple(torn)
@@ -54,7 +54,8 @@ def settle(output: Path, *ranks: int) -> tuple[Checkpoint | None, tuple[Torn, ..
     return None, tuple(torn)
 
 
-def _all(output: Path) -> list[Checkpoint]:
+def every(output: Path) -> list[Checkpoint]:
+    """All checkpoints in ``output``, whole or not, the newest first."""
     found = [
         Checkpoint(path, int(number))
         for path in output.glob("checkpoint-*")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ax_recipe.errors import MissingError
-from ax_recipe.run.rundir import RunDir, RunState, StageRecord
+from ax_recipe.run.rundir import RunDir, RunState, StageRecord, write
 
 Orders = Mapping[str, Any]
 # Read whole each time; of a larger file that has its size and time, the 16 GB of a merged 8B model for one, nothing
@@ -124,6 +124,19 @@ def read(run: RunDir, stage: str) -> dict[str, Any]:
 def _digest(run: RunDir, stage: str) -> str:
     files = {path: made["sha256"] for path, made in read(run, stage).get("files", {}).items()}
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def move(run: RunDir, moved: Callable[[str], str]) -> None:
+    """What was proven of files that lie elsewhere now; ``moved`` puts the new places into a text."""
+    paths = sorted(run.path.glob("proofs/*.json"))
+    before = {path.stem: _digest(run, path.stem) for path in paths}
+    for path in paths:
+        write(path, moved(path.read_text(encoding="utf-8")))
+    for stage in before:
+        if value := read(run, stage):
+            then = value["from"]
+            same = {name: _digest(run, name) if then[name] == before.get(name) else then[name] for name in then}
+            put(run, stage, {**value, "from": same})
 
 
 def flaw(run: RunDir, stage: str) -> str:

@@ -53,7 +53,7 @@ def attend(run: RunDir, *, as_json: bool = False, owns: bool = True) -> int:
         _see_off(run, feed, console)
     if reason == "detached":
         console.print(
-            f"The run goes on. ax-recipe watch {run.name} comes back to it, ax-recipe status shows where it is."
+            f"The run goes on. ax-recipe watch {run.word} comes back to it, ax-recipe status shows where it is."
         )
         return 0
     state = run.current_state()
@@ -123,6 +123,8 @@ def summary(run: RunDir, state: RunState, width: int | None = None) -> str:
         took = f" ({duration(seconds)})" if seconds >= 1 else ""
         head = f"  [{MARKS[stage.state]}] {TITLES[stage.name]:<14}"
         lines.append(_hung(head, (stage.detail or stage.state) + took, width))
+    if mirror := run.mirror.words():
+        lines.append(_hung("  Kept at ", mirror, width))
     return "\n".join([*lines, *_answers(run, state), *_next(run, state)])
 
 
@@ -146,12 +148,12 @@ def _next(run: RunDir, state: RunState) -> list[str]:
     if state.status == "finished":
         return [
             "",
-            f"Talk to it: ax-recipe chat {run.name}",
-            f"What next:  ax-recipe advise {run.name}",
+            f"Talk to it: ax-recipe chat {run.word}",
+            f"What next:  ax-recipe advise {run.word}",
             f"The run:    {run.path}",
         ]
     if state.status in ("failed", "interrupted"):
-        return ["", f"The run:    {run.path}", f"Go on with: ax-recipe resume {run.name}"]
+        return ["", f"The run:    {run.path}", f"Go on with: ax-recipe resume {run.word}"]
     return []
 
 
@@ -166,4 +168,6 @@ def as_json(run: RunDir, state: RunState) -> str:
     value["stages"] = stages
     if run.job.number:
         value["job"] = {"id": run.job.number, "state": run.job.state or None}
+    if run.mirror.url:
+        value["mirror"] = {"url": f"{run.mirror.url}/{run.name}", **run.mirror.read()}
     return json.dumps(value, indent=1)

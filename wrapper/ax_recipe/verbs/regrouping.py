@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from ax_recipe import axolotl
-from ax_recipe.checks import keys, planned
+from ax_recipe.checks import keys, planned, trust
 from ax_recipe.forecast import cluster
 from ax_recipe.forecast.hardware import GpuKind, Hardware
 from ax_recipe.run import preparing, rundir, runs, seal
 from ax_recipe.run.rundir import RunDir
 
 
-def regroup(run: RunDir, told: Mapping[str, Any], gbit: float | None = None) -> None:
+def regroup(run: RunDir, told: Mapping[str, Any], gbit: float | None = None, *, trusted: bool = True) -> None:
     """Plan ``run`` for the machines that ``told`` (the options of `cluster.asked`) says, else for those it had.
+
+    ``trusted`` says that it may run what came with it.
 
     :raises RecipeError: it is running, or its batch cannot be split over so many.
     """
@@ -29,7 +31,7 @@ def regroup(run: RunDir, told: Mapping[str, Any], gbit: float | None = None) -> 
     text = run.recipe.read_text(encoding="utf-8")
     found = axolotl.find(orders["axolotl"]["command"])
     prepared = preparing.for_run(recipe, lent, found, run.path.parent, text, several, run)
-    planned.refuse(prepared.plan, found, keys.examine)
+    trust.refuse(recipe, planned.refuse(prepared.plan, found, keys.examine), trusted=trusted)
     new = json.loads(prepared.files[run.orders.name])
     new["ranks_before"] = sorted({*orders.get("ranks_before", ()), orders["ranks"]})
     for path in (run.script, run.alone_yaml, *run.path.glob("axolotl.train.*.yaml")):

@@ -1,0 +1,399 @@
+"""A run's folder kept in another place: copied while it trains, held against digests, and brought back elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from ax_recipe import assets
+from ax_recipe.errors import RecipeError
+from ax_recipe.run import belonging, mirror, rundir, seal
+from ax_recipe.run.rundir import RunDir
+from ax_recipe.survive import checkpoints
+from conftest import Invoke
+from test_runner import DEADLINE_S, Command, background, newest, states, until
+
+# The training environment has it; the tests' stand-in for one is this very python.
+pytest.importorskip("fsspec", reason="no fsspec here: it comes with Axolotl")
+pytestmark = pytest.mark.usefixtures("fake_axolotl")
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Path:
+    """The folder of runs on the other side."""
+    return tmp_path / "bucket" / "runs"
+
+
+def url(there: Path) -> str:
+    return f"file://{there}"
+
+
+def listed(folder: Path) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads((folder / "files.json").read_text())
+    return told
+
+
+@pytest.fixture
+def done(command: Command, small_recipe: Path, there: Path) -> RunDir:
+    """A run that is trained, evaluated and kept there."""
+    told = command("run", str(small_recipe), "--until", "evaluate", "--mirror", url(there))
+    assert told.returncode == 0, told.stderr
+    assert f"Kept at {url(there)}/{newest().name}: all of" in told.stderr
+    return newest()
+
+
+def on_another_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No run, no cache and no key of this account any more."""
+    shutil.rmtree(rundir.root())
+    monkeypatch.setenv("AX_RECIPE_RUNS", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("AX_RECIPE_CACHE", str(tmp_path / "other-cache"))
+    return tmp_path / "elsewhere"
+
+
+def test_the_run_is_there_with_the_digest_of_each_file(done: RunDir, there: Path) -> None:
+    copy = there / done.name
+    told = listed(copy)
+    assert told["checkpoint"] == "checkpoint-4"
+    for key, mark in told["files"].items():
+        assert (copy / key).stat().st_size == mark["size"], key
+    for name in ("recipe.yaml", "plan.json", "state.json", "proofs/train.json", "output/adapter_model.safetensors"):
+        assert (copy / name).read_bytes() == (done.path / name).read_bytes(), name
+    assert not {"seal", "lock", "mirror.json", "mirrored.json"} & {path.name for path in copy.iterdir()}
+    assert copy.stat().st_mode & 0o077 == 0
+
+
+def test_status_says_where_it_is(invoke: Invoke, done: RunDir, there: Path) -> None:
+    assert f"Kept at {url(there)}/{done.name}: all of" in invoke("status").stdout
+    assert json.loads(invoke("status", "--json").stdout)["mirror"]["checkpoint"] == "checkpoint-4"
+
+
+def test_a_checkpoint_is_there_while_the_training_goes_on(command: Command, small_recipe: Path, there: Path) -> None:
+    with training(small_recipe, there, "hang") as viewer:
+        until(lambda: list(there.glob("*/output/checkpoint-2/trainer_state.json")))
+        assert states(newest())["train"] == "running"
+        command("stop")
+        assert viewer.wait(DEADLINE_S) == 130
+    told = listed(there / newest().name)
+    assert told["status"] == "interrupted"
+    assert told["checkpoint"] == "checkpoint-2"
+
+
+def training(recipe: Path, there: Path, mode: str, *options: str) -> background:
+    argv = ["run", str(recipe), "--until", "evaluate", "--mirror", url(there), *options]
+    return background(argv, FAKE_AXOLOTL=mode)
+
+
+def killed(recipe: Path, there: Path) -> str:
+    """A machine that vanishes at step 2: nothing of it can be asked any more. Gives the run's name."""
+    with training(recipe, there, "hang") as viewer:
+        until(lambda: list(there.glob("*/output/checkpoint-2/trainer_state.json")))
+        until(lambda: list(there.glob("*/files.json")) and listed(there / newest().name)["checkpoint"])
+        run, holder = newest(), newest().holder()
+        assert holder is not None
+        for process in [*psutil.Process(holder).children(recursive=True), *belonging.processes(run)]:
+            process.kill()
+        os.kill(holder, signal.SIGKILL)
+        viewer.wait(DEADLINE_S)
+    return run.name
+
+
+def test_a_run_of_a_machine_that_vanished_goes_on_elsewhere(
+    command: Command, small_recipe: Path, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = killed(small_recipe, there)
+    elsewhere = on_another_machine(monkeypatch, tmp_path)
+    told = command("fetch", f"{url(there)}/{name}")
+    assert told.returncode == 0, told.stderr
+    assert f"Go on with: ax-recipe resume {name}" in told.stdout
+    run = RunDir(elsewhere / name)
+    assert command("resume", "--until", "evaluate", FAKE_AXOLOTL="ok").returncode == 0
+    assert states(run)["evaluate"] == "done"
+    start = yaml.safe_load(run.config("train", 2).read_text())["resume_from_checkpoint"]
+    assert start == str(run.output / "checkpoint-2")
+    again = listed(there / name)
+    assert (again["status"], again["checkpoint"]) == ("waiting", "checkpoint-4")
+    assert (there / name / "output/adapter_model.safetensors").read_bytes() == b"weights"
+
+
+def test_what_is_proven_there_is_not_done_again_here(
+    command: Command, done: RunDir, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = on_another_machine(monkeypatch, tmp_path)
+    assert command("fetch", f"{url(there)}/{done.name}").returncode == 0
+    assert command("resume", "--until", "evaluate").returncode == 0
+    assert {stage.attempt for stage in RunDir(elsewhere / done.name).read_state().stages if stage.attempt} == {1}
+
+
+def test_a_recipe_that_lies_elsewhere_is_found_where_the_command_is_given(
+    command: Command, done: RunDir, there: Path, small_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_another_machine(monkeypatch, tmp_path)
+    project = tmp_path / "project"
+    project.mkdir()
+    for name in ("small.yaml", "rows.jsonl", "base"):
+        (tmp_path / name).rename(project / name)
+    lost = command("fetch", f"{url(there)}/{done.name}")
+    assert lost.returncode == 0
+    assert "it can be looked at; to go on with it here is not possible yet" in lost.stdout
+    assert "rows.jsonl" in lost.stdout
+    assert "small.yaml and its data are" in lost.stdout
+    found = command("fetch", f"{url(there)}/{done.name}", cwd=project)
+    assert "Go on with" not in found.stdout.splitlines()[0]
+    assert "not possible" not in found.stdout, found.stdout
+    assert command("resume", "--until", "evaluate", cwd=project).returncode == 0
+    run = newest()
+    assert {stage.attempt for stage in run.read_state().stages if stage.attempt} == {1}
+    assert str(project / "rows.jsonl") in run.axolotl_yaml.read_text()
+
+
+def test_runs_there_are_listed(command: Command, done: RunDir, there: Path) -> None:
+    told = command("fetch", url(there))
+    assert told.stdout.split()[:3] == [done.name, "waiting", "checkpoint-4"]
+    assert list(json.loads(command("fetch", str(there), "--json").stdout)) == [done.name]
+
+
+def test_a_run_that_is_here_stays_as_it_is(command: Command, done: RunDir, there: Path) -> None:
+    told = command("fetch", f"{url(there)}/{done.name}")
+    assert told.returncode == 2
+    assert f"ax-recipe resume {done.name} goes on with it" in told.stderr
+
+
+@pytest.mark.parametrize("how", ["cut", "changed", "gone"])
+def test_a_checkpoint_that_is_torn_there_is_left_there(
+    command: Command, done: RunDir, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    elsewhere = on_another_machine(monkeypatch, tmp_path)
+    file = there / done.name / "output/checkpoint-4/optimizer.pt"
+    size = file.stat().st_size
+    if how == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(bytes(size if how == "changed" else size - 1))
+    told = command("fetch", f"{url(there)}/{done.name}")
+    assert "not as it was: checkpoint-4 is left there: output/checkpoint-4/optimizer.pt" in told.stdout
+    found = checkpoints.newest(elsewhere / done.name / "output")
+    assert found is not None
+    assert found.step == 3
+    assert not (elsewhere / done.name / "output/checkpoint-4").exists()
+
+
+def test_a_file_that_is_cut_there_is_said_and_its_stage_done_again(
+    command: Command, done: RunDir, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = on_another_machine(monkeypatch, tmp_path)
+    os.truncate(there / done.name / "output/adapter_model.safetensors", 3)
+    told = command("fetch", f"{url(there)}/{done.name}")
+    assert "not as it was: output/adapter_model.safetensors has 3 bytes instead of 7" in told.stdout
+    assert command("resume", "--until", "evaluate").returncode == 0
+    assert RunDir(elsewhere / done.name).read_state().stage("train").attempt == 2
+
+
+def test_a_log_that_grew_after_the_list_is_cut_back_to_it(
+    command: Command, done: RunDir, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = done.events.read_bytes()
+    elsewhere = on_another_machine(monkeypatch, tmp_path)
+    with (there / done.name / "events.jsonl").open("ab") as file:
+        file.write(b'{"event": "ste')
+    assert "not as it was" not in command("fetch", f"{url(there)}/{done.name}").stdout
+    assert (elsewhere / done.name / "events.jsonl").read_bytes() == text
+
+
+def test_a_list_that_names_a_file_outside_of_the_run_is_refused(
+    command: Command, done: RunDir, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_another_machine(monkeypatch, tmp_path)
+    told = listed(there / done.name)
+    told["files"]["../../pwned"] = told["files"]["recipe.yaml"]
+    (there / done.name / "files.json").write_text(json.dumps(told))
+    refused = command("fetch", f"{url(there)}/{done.name}")
+    assert refused.returncode == 3
+    assert "names a file outside of the run" in refused.stderr
+
+
+def test_what_came_with_it_runs_only_when_trusted(
+    command: Command, done: RunDir, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may write there must not be able to start anything here."""
+    elsewhere = on_another_machine(monkeypatch, tmp_path)
+    copy = there / done.name
+    recipe = (copy / "recipe.yaml").read_text() + "axolotl: {trust_remote_code: true}\n"
+    plan = (copy / "plan.json").read_text().replace("--lora-model-dir", "--pwned")
+    told = listed(copy)
+    for name, text in (("recipe.yaml", recipe), ("plan.json", plan)):
+        (copy / name).write_text(text)
+        told["files"].pop(name)
+        told["files"][name] = mark(copy / name)
+    (copy / "files.json").write_text(json.dumps(told))
+    assert "AX056" in command("fetch", f"{url(there)}/{done.name}").stdout
+    run = RunDir(elsewhere / done.name)
+    assert not seal.holds(run.path)
+    assert command("resume").returncode == 2
+    assert command("fetch", f"{url(there)}/{done.name}", "--trust").returncode == 0
+    assert seal.holds(run.path)
+    assert "--pwned" not in run.orders.read_text()
+
+
+def mark(path: Path) -> dict[str, Any]:
+    status = path.stat()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest}
+
+
+# --- what goes wrong ---
+
+
+def test_a_place_that_cannot_be_written_to_stops_before_anything_starts(
+    command: Command, small_recipe: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    told = command("run", str(small_recipe), "--mirror", f"file://{tmp_path / 'file'}/runs")
+    assert told.returncode == 3
+    assert "Not a directory" in told.stderr
+    assert "mount it, or mend its rights" in told.stderr
+    assert not rundir.every(rundir.root())
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [("nowhere://bucket/runs", "are known, and what else fsspec has"), ("s3://bucket/runs", "beside Axolotl")],
+)
+def test_a_storage_without_its_library_says_what_to_install(
+    command: Command, small_recipe: Path, where: str, words: str
+) -> None:
+    if where.startswith("s3") and importlib.util.find_spec("s3fs"):
+        pytest.skip("s3fs is here")
+    told = command("run", str(small_recipe), "--mirror", where)
+    assert told.returncode == 3
+    assert words in told.stderr
+
+
+@pytest.mark.parametrize("where", ["s3://key:secret@bucket/runs", "az://box/runs?sig=abc", "sftp://me:word@host/x"])
+def test_a_secret_in_the_address_is_refused(where: str) -> None:
+    with pytest.raises(RecipeError, match="a secret in it would lie open"):
+        mirror.asked(where)
+
+
+def test_a_place_that_vanishes_ends_no_training_and_is_made_good_when_it_is_back(
+    command: Command, small_recipe: Path, there: Path
+) -> None:
+    with training(small_recipe, there, "hang") as viewer:
+        until(lambda: list(there.glob("*/files.json")))
+        run = newest()
+        until(lambda: run.mirror.read().get("checkpoint") == "checkpoint-2")
+        there.rename(there.with_name("away"))
+        there.touch()  # nothing can be made there
+        command("stop")
+        assert viewer.wait(DEADLINE_S) == 130
+    assert run.read_state().stage("train").detail.startswith("stopped as asked; checkpoint-2 is whole")
+    assert "nothing after it: " in run.mirror.words()
+    assert "mirror: " in run.runner_log.read_text()
+    refused = command("resume", "--until", "evaluate", FAKE_AXOLOTL="ok")
+    assert refused.returncode == 3
+    there.unlink()
+    there.with_name("away").rename(there)
+    done = command("resume", "--until", "evaluate", FAKE_AXOLOTL="ok")
+    assert done.returncode == 0, done.stderr
+    assert listed(there / run.name)["checkpoint"] == "checkpoint-4"
+    assert not run.mirror.read()["error"]
+
+
+def test_a_run_can_go_on_without_its_mirror(command: Command, done: RunDir, there: Path) -> None:
+    shutil.rmtree(there)
+    assert command("resume", "--until", "evaluate", "--mirror", "none").returncode == 0
+    assert not done.mirror.words()
+    assert not there.exists()
+
+
+def test_two_machines_do_not_write_over_each_other(command: Command, done: RunDir, there: Path, tmp_path: Path) -> None:
+    """The first machine comes back when another has gone on with its run."""
+    fetched = tmp_path / "second"
+    runs = ("--runs", str(fetched))
+    assert command("fetch", f"{url(there)}/{done.name}", *runs).returncode == 0
+    assert command("resume", *runs, "--until", "evaluate").returncode == 0
+    (done.output / "eval_summary.csv").unlink()
+    told = command("resume", str(done.path), "--until", "evaluate")
+    assert told.returncode == 0
+    assert "a run of this name is kept there by" in told.stderr
+    second = json.loads((fetched / done.name / "mirror.json").read_text())
+    assert listed(there / done.name)["writer"] == second["writer"]
+
+
+# --- one copy ---
+
+
+def copy(run: RunDir, *arguments: str, **environment: str) -> dict[str, Any]:
+    """Copy a run as its runner does."""
+    argv = [sys.executable, str(assets.probe("mirror.py")), "put", str(run.path), *arguments]
+    subprocess.run(argv, check=False, env={**os.environ, **environment})
+    return run.mirror.read()
+
+
+def test_what_is_there_already_is_not_sent_again(done: RunDir) -> None:
+    whole = [f"checkpoint-{number}" for number in (4, 3, 2, 1)]
+    assert copy(done, *whole)["sent"] < 20_000  # the runner's own log has grown
+    os.truncate(Path(done.mirror.url.removeprefix("file://")) / done.name / "output/checkpoint-4/optimizer.pt", 5)
+    copy(done, *whole)
+    there = Path(done.mirror.url.removeprefix("file://")) / done.name / "output/checkpoint-4/optimizer.pt"
+    assert there.read_bytes() == (done.output / "checkpoint-4/optimizer.pt").read_bytes()
+
+
+def test_a_checkpoint_that_is_deleted_here_goes_there_but_never_the_last(done: RunDir, there: Path) -> None:
+    for number in (1, 2, 3):
+        shutil.rmtree(done.output / f"checkpoint-{number}")
+    copy(done, "checkpoint-4")
+    assert [path.name for path in (there / done.name / "output").glob("checkpoint-*")] == ["checkpoint-4"]
+    shutil.rmtree(done.output / "checkpoint-4")
+    assert copy(done)["checkpoint"] == "checkpoint-4"
+    assert copy(done, "checkpoint-4")["checkpoint"] == "checkpoint-4"  # it was whole when it was seen
+
+
+def test_the_marker_of_a_checkpoint_comes_last(done: RunDir, there: Path) -> None:
+    """A copy that is killed, at any moment, leaves no torn checkpoint that looks whole."""
+    shutil.rmtree(there / done.name)
+    (done.output / "checkpoint-4/rng_state.pth").chmod(0)
+    (done.output / "checkpoint-4/rng_state.pth").unlink()
+    (done.output / "checkpoint-4/rng_state.pth").mkdir()  # cannot be sent
+    (done.output / "checkpoint-4/zzz").symlink_to("/proc/self/mem")
+    copy(done, "checkpoint-4")
+    assert not (there / done.name / "output/checkpoint-4/trainer_state.json").exists()
+
+
+def test_half_written_results_are_not_copied(done: RunDir, there: Path) -> None:
+    adapter = there / done.name / "output/adapter_model.safetensors"
+    (done.output / "adapter_model.safetensors").write_bytes(b"half")
+    copy(done, "--but=output/", "checkpoint-4")
+    assert adapter.read_bytes() == b"weights"
+    copy(done, "checkpoint-4")
+    assert adapter.read_bytes() == b"half"
+
+
+def test_files_of_others_in_that_folder_stay(done: RunDir, there: Path) -> None:
+    (there / done.name / "notes.txt").write_text("mine")
+    copy(done, "checkpoint-4")
+    assert (there / done.name / "notes.txt").read_text() == "mine"
+
+
+def test_a_run_that_is_gone_here_takes_nothing_with_it(done: RunDir, there: Path) -> None:
+    done.orders.unlink()
+    assert "is no run any more" in copy(done)["error"]
+    assert (there / done.name / "plan.json").is_file()
+
+
+def test_no_secret_is_in_what_is_said(done: RunDir) -> None:
+    told = done.read_json(done.mirror.path)
+    done.write_json(done.mirror.path, {**told, "url": "nowhere://sesame-1234/runs"})
+    assert copy(done, AWS_SECRET_ACCESS_KEY="nowhere-12345")["error"]
+    assert "sesame-1234" not in json.dumps(copy(done, AWS_SECRET_ACCESS_KEY="sesame-1234")["error"])

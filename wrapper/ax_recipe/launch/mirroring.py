@@ -1,0 +1,148 @@
+"""A run's folder kept in another place while it goes on: beside the training, one copy at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ax_recipe import assets, process
+from ax_recipe.errors import AxRecipeError, MissingError
+from ax_recipe.launch.attempts import Call
+from ax_recipe.run import mirror, rundir, seal
+from ax_recipe.run.rundir import RunDir
+from ax_recipe.survive import checkpoints
+
+LOOK_S = 2.0
+# When what could not be copied is tried again, if no checkpoint or stage comes before (seconds).
+RETRY_S = 60.0
+
+
+class Mirroring:
+    """Copies a run as soon as a checkpoint is whole or a stage has ended, in a ``with`` that ends when all is there.
+
+    It does nothing where no mirror is wanted. ``say`` puts a line into the runner's log.
+    """
+
+    def __init__(self, run: RunDir, orders: Mapping[str, Any], call: Call, say: Callable[[str], None]) -> None:
+        self.run, self._call, self._say = run, call, say
+        self._python = orders["axolotl"]["python"]
+        full = orders["method"] == "full"
+        # What a stage is about to write is not copied while it does: a copy of half of it would serve nobody.
+        self._writes = {
+            "train": "output/",
+            "merge": "output/merged/",
+            "check-merge": "output/" if full else "output/merged/",
+            "export": "model/",
+        }
+        self._wake, self._over = threading.Event(), threading.Event()
+        self._child: process.Child | None = None
+        self._copied: list[str] = []
+        self._tried, self._error = 0.0, ""
+        self._thread = threading.Thread(target=self._go, daemon=True) if run.mirror.url else None
+
+    def __enter__(self) -> None:
+        """Begin; what was not copied before is copied at once."""
+        if self._thread:
+            self._wake.set()
+            self._thread.start()
+
+    def wake(self) -> None:
+        """A stage has ended."""
+        self._wake.set()
+
+    def __exit__(self, *_: object) -> None:
+        """Copy all of it a last time, unless somebody is in a hurry; say what is there and what is not."""
+        if not self._thread:
+            return
+        self._over.set()
+        self._wake.set()
+        while self._thread.is_alive():
+            self._thread.join(process.POLL_S)
+            if self._call.hurried() and self._child:
+                self._child.stop(lambda: True)
+        self._say(f"mirror: {self.run.mirror.words()}")
+
+    def _go(self) -> None:
+        over = False
+        while not over:
+            woken = self._wake.wait(LOOK_S)
+            over = self._over.is_set()  # asked before it looks: the last copy is of everything
+            self._wake.clear()
+            whole = self._whole()
+            due = self._error and time.monotonic() - self._tried > RETRY_S
+            if woken or due or whole != self._copied:
+                self._copy(whole)
+
+    def _whole(self) -> list[str]:
+        """The whole checkpoints; which of those seen before still are is not looked at again."""
+        found = checkpoints.every(self.run.output)
+        seen = [each for each in found if each.path.name in self._copied or not checkpoints.flaw(each, *self.run.ranks)]
+        return [each.path.name for each in seen]
+
+    def _copy(self, whole: list[str]) -> None:
+        self._tried = began = time.monotonic()
+        running = (stage.name for stage in self.run.read_state().stages if stage.state == "running")
+        but = [f"--but={self._writes[name]}" for name in running if name in self._writes]
+        argv = [self._python, str(assets.probe("mirror.py")), "put", str(self.run.path), *but, *whole]
+        try:
+            self._child = process.start(argv, {}, self.run.mirror.log)
+            code = self._child.popen.wait()
+        except AxRecipeError as problem:
+            self._fail(problem.message)
+            return
+        if code:
+            told = str(self.run.mirror.read().get("error", ""))
+            self._fail(told if code == 1 and told else f"its copy ended with {code}")
+            return
+        if self._error:
+            self._say("mirror: it works again")
+        self._copied, self._error, self._call.copying_s = whole, "", time.monotonic() - began
+
+    def _fail(self, error: str) -> None:
+        """Say it once; all that a person sees of a run reads mirrored.json."""
+        told = self.run.mirror.read()
+        if told.get("error") != error:  # it could not say so itself
+            place = f"{self.run.mirror.url}/{self.run.name}"
+            self.run.write_json(self.run.mirror.told, {**told, "error": error, "hint": "logs/mirror.log", "url": place})
+        if error != self._error:
+            self._say(f"mirror: {self.run.mirror.words()}")
+        self._error = error
+
+
+def settle(run: RunDir, told: str | None) -> None:
+    """Before a run goes on: keep it where ``told`` says (else where it was), if that can be written to.
+
+    :raises MissingError: it cannot.
+    """
+    url = run.mirror.url if told is None else mirror.asked(told)
+    if url:
+        refuse(url, run.read_json(run.orders)["axolotl"]["python"])
+    if url == run.mirror.url:
+        return
+    if url:
+        rundir.write(run.mirror.path, mirror.wanted(url))
+    else:
+        run.mirror.path.unlink()
+    seal.put(run.path)
+
+
+def refuse(url: str, python: str | Path) -> None:
+    """Stop before anything starts where nothing can be written to ``url``.
+
+    :raises MissingError: with what its storage says.
+    """
+    ask(python, "try", url)
+
+
+def ask(python: str | Path, *arguments: str) -> dict[str, Any]:
+    """What the probe says about a place.
+
+    :raises MissingError: it cannot be done; the message is the storage's own.
+    """
+    found: dict[str, Any] = process.probe(Path(python), assets.probe("mirror.py"), *arguments)
+    if found.get("error"):
+        raise MissingError(f"{arguments[1]}: {found['error']}", found["hint"])
+    return found

@@ -1,0 +1,96 @@
+"""Where else a run's folder is kept, and what of it is there: mirror.json as it was asked, mirrored.json as it came."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ax_recipe.errors import RecipeError
+
+NONE = "none"  # what ends it
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """The mirror of the run in ``folder``, if it has one."""
+
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        """What was asked for: ``url``, and by which name this machine writes there."""
+        return self.folder / "mirror.json"
+
+    @property
+    def told(self) -> Path:
+        """What the last copy said: what is there, when, and what was wrong."""
+        return self.folder / "mirrored.json"
+
+    @property
+    def log(self) -> Path:
+        """A line to each copy, and what its libraries say."""
+        return self.folder / "logs" / "mirror.log"
+
+    @property
+    def url(self) -> str:
+        """The folder of runs there; empty where it is kept nowhere else."""
+        return str(_read(self.path).get("url", ""))
+
+    def read(self) -> dict[str, Any]:
+        """What the last copy said; nothing where there was none."""
+        return _read(self.told)
+
+    def words(self) -> str:
+        """In a line what is there and what is not; empty where it is kept nowhere else."""
+        if not self.url:
+            return ""
+        place, told = f"{self.url}/{self.folder.name}", self.read()
+        if told.get("url") != place:
+            return f"{place}: nothing is there yet"
+        there = _there(told)
+        if told.get("error"):
+            return f"{place}: {there}, nothing after it: {told['error']} ({told['hint']})"
+        return f"{place}: {there}"
+
+
+def _there(told: Mapping[str, Any]) -> str:
+    if "time" not in told:
+        return "nothing is there"
+    at = time.strftime("%H:%M:%S", time.localtime(told["time"]))
+    newest = f", {told['checkpoint']} the newest" if told["checkpoint"] else ", no checkpoint yet"
+    return f"all of {at} is there{newest}, {told['bytes'] / 2**20:,.1f} MiB"
+
+
+def asked(told: str) -> str:
+    """The place that a person names: a URL, or a folder of this machine or a shared one; empty for ``none``.
+
+    :raises RecipeError: it holds a secret.
+    """
+    parts = urlsplit(told)
+    if told == NONE or not told:
+        return ""
+    if parts.password or parts.query or (parts.username and parts.scheme in ("s3", "gs", "gcs")):
+        raise RecipeError(
+            f"--mirror {parts.scheme}://...: a secret in it would lie open in the run's files",
+            "leave it out: the provider's own variables and files are read",
+        )
+    return told.rstrip("/") if "://" in told else str(Path(told).expanduser().absolute())
+
+
+def wanted(url: str, before: str | None = None) -> str:
+    """mirror.json: ``before`` is who wrote to that run there until now."""
+    return json.dumps({"url": url, "writer": uuid.uuid4().hex, "before": before}, indent=1)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return value

@@ -1,0 +1,152 @@
+"""A run comes back from its mirror: all its paths are made this machine's, and it is planned anew for it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ax_recipe import assets
+from ax_recipe.axolotl import Axolotl
+from ax_recipe.errors import AxRecipeError, MissingError, RecipeError
+from ax_recipe.launch import mirroring
+from ax_recipe.run import mirror, rundir, runs, seal
+from ax_recipe.run.rundir import RunDir
+from ax_recipe.survive import proof
+from ax_recipe.verbs import regrouping, reproducing
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A run that is here now; ``brought`` is what the list there said of it and what was wrong with its files.
+
+    ``obstacle`` is why it cannot go on here; ``differences`` are those of the machines.
+    """
+
+    run: RunDir
+    brought: Mapping[str, Any]
+    obstacle: AxRecipeError | None
+    differences: tuple[str, ...]
+
+
+def look(url: str, python: Path) -> dict[str, dict[str, Any]]:
+    """The runs at ``url``, by name: those below it, or the one that it is.
+
+    :raises MissingError: it cannot be read.
+    """
+    told = mirroring.ask(python, "list", url)
+    if "run" in told:
+        one: dict[str, Any] = told["run"]
+        return {str(one["run"]): one}
+    found: dict[str, dict[str, Any]] = told["runs"]
+    return found
+
+
+def lines(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """One line to each run."""
+    wide = max(map(len, found), default=0)
+    for name, told in found.items():
+        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(told["time"]))
+        newest = told["checkpoint"] or "no checkpoint"
+        yield f"{name:<{wide}}  {told['status']:<11}  {newest:<15}  as of {at}, {told['host']}"
+
+
+def fetch(url: str, root: Path, found: Axolotl, gpus: int | None, *, trusted: bool) -> Fetched:
+    """Bring the run at ``url`` into ``root``; a fetch that was broken off goes on.
+
+    :raises MissingError: the place cannot be read.
+    :raises RecipeError: a run of that name is here.
+    """
+    name = url.rpartition("/")[2]
+    run = RunDir(root / name)
+    if not _NAME.fullmatch(name):
+        raise RecipeError(f"{url}: {name!r} is no name of a run", "ax-recipe fetch URL lists the runs there")
+    if run.path.exists() and (seal.holds(run.path) or run.worker):
+        raise RecipeError(f"{run.path} is here already", f"ax-recipe resume {name} goes on with it")
+    brought = mirroring.ask(found.python, "get", url, str(run.path))
+    _move(run, found, gpus)
+    rundir.write(run.mirror.path, mirror.wanted(url.removesuffix(f"/{name}"), brought["writer"]))
+    obstacle = None
+    try:
+        _refuse_missing(run)
+        regrouping.regroup(run, {}, trusted=trusted)
+    except AxRecipeError as error:
+        obstacle = error
+    return Fetched(run, brought, obstacle, tuple(reproducing.different(run)))
+
+
+def _move(run: RunDir, found: Axolotl, gpus: int | None) -> None:
+    """Every path in the run's own files as this machine has it; the recipe and what it learnt stay as they are."""
+    orders = _orders(run)
+    then = Path(orders["recipe_file"])
+    here = _recipe_file(then, run.recipe.read_text(encoding="utf-8"))
+    places = {str(Path(orders["output"]).parent): str(run.path), str(then.parent): str(here.parent)}
+    if orders["scratch"] and run.base.is_dir():
+        places[orders["base"]] = str(run.base)
+    names = (run.orders.name, "axolotl*.yaml", "alone.yaml", "base.yaml", run.environment.name)
+    for path in (path for name in names for path in run.path.glob(name)):
+        rundir.write(path, _moved(path.read_text(encoding="utf-8"), places))
+    proof.move(run, lambda text: _moved(text, places))
+    orders = run.read_json(run.orders)
+    orders |= {"recipe_file": str(here), "gpus": orders["gpus"] if gpus is None else gpus}
+    orders["axolotl"] |= {"command": str(found.command), "python": str(found.python)}
+    run.write_json(run.orders, orders)
+
+
+def _orders(run: RunDir) -> dict[str, Any]:
+    try:
+        orders: dict[str, Any] = run.read_json(run.orders)
+    except (OSError, ValueError) as error:
+        hint = "nothing can go on without it; its checkpoints are whole all the same"
+        raise MissingError(f"{run.orders} did not come whole: {error}", hint) from error
+    return orders
+
+
+def _moved(text: str, places: Mapping[str, str]) -> str:
+    """``text`` with each old place, the longest first, replaced by the new one, where the name ends there."""
+    old = "|".join(re.escape(place) for place in sorted(places, key=len, reverse=True))
+    return re.sub(rf"(?<![\w.-])({old})(?![\w.-])", lambda found: places[found[1]], text)
+
+
+def _recipe_file(then: Path, text: str) -> Path:
+    """Where the recipe's relative paths begin here: where they did, beside the same bundled recipe, or where we are.
+
+    A bundled recipe is trusted, so it must be that one to the letter.
+    """
+    bundled = assets.recipes().resolve()
+    for path in (then, bundled / then.name, Path.cwd() / then.name):
+        if path.is_file() and (path.read_text(encoding="utf-8") == text or bundled not in path.resolve().parents):
+            return path
+    return Path.cwd() / then.name
+
+
+def _refuse_missing(run: RunDir) -> None:
+    """Stop where a file that the recipe names, on the machine where it was made, is not here.
+
+    :raises MissingError: with all of them.
+    """
+    then = run.read_json(run.environment).get("files", {}) if run.environment.is_file() else {}
+    missing = [path for path in then if not Path(path).exists()]
+    if missing:
+        name = Path(run.read_json(run.orders)["recipe_file"]).name
+        hint = f"put it there, or give this command where {name} and its data are; then: the same command again"
+        raise MissingError(f"the run reads {', '.join(missing)}: not on this machine", hint)
+
+
+def words(fetched: Fetched) -> Iterator[str]:
+    """What came, what did not, what is different here, and what to do next."""
+    run, told = fetched.run, fetched.brought
+    newest = f", {told['checkpoint']}" if told["checkpoint"] else ", no checkpoint"
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(told["time"]))
+    yield f"{run.path}: {told['files']} files, {told['bytes'] / 2**20:,.1f} MiB{newest}, as of {at}"
+    yield from (f"  not as it was: {flaw}" for flaw in told["wrong"])
+    yield from (f"  {line}" for line in fetched.differences)
+    if fetched.obstacle:
+        yield f"it can be looked at; to go on with it here is not possible yet: {fetched.obstacle}"
+    elif runs.row_of(run).status != "finished":
+        yield f"Go on with: ax-recipe resume {run.word}"
