@@ -85,13 +85,18 @@ def write_run(folder: Path, **whole: tuple[tuple[int, int], bytes]) -> tuple[Pat
 
 def write_gguf(path: Path, keys: Mapping[str, Any], tensors: Mapping[str, tuple[int, int]] | None = None) -> None:
     """Write a GGUF of version 3: ``tensors`` are name to ggml type (0 F32, 12 Q4_K) and number of weights."""
-    body = b"".join(_string(name) + _typed(value) for name, value in keys.items())
     heads, size = b"", 0
     for name, (kind, weights) in (tensors or {"token_embd.weight": (0, 4)}).items():
         heads += _string(name) + struct.pack("<IQIQ", 1, weights, kind, size)
         size += weights * 4 if kind == 0 else weights // 256 * 144
-    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors or "1"), len(keys)) + body + heads
-    path.write_bytes(head + bytes(-len(head) % 32) + bytes(size))
+    path.write_bytes(gguf_head(keys, len(tensors or "1"), heads) + bytes(size))
+
+
+def gguf_head(keys: Mapping[str, Any], count: int, heads: bytes) -> bytes:
+    """All of a GGUF of version 3 before its weights; ``heads`` describe its ``count`` tensors."""
+    body = b"".join(_string(name) + _typed(value) for name, value in keys.items())
+    head = b"GGUF" + struct.pack("<IQQ", 3, count, len(keys)) + body + heads
+    return head + bytes(-len(head) % 32)
 
 
 def _string(text: str) -> bytes:

@@ -134,6 +134,14 @@ def _matrices(shape: Shape) -> Iterator[tuple[str, int, int, int]]:
 
 def _type(shape: Shape, precision: str, role: str, layer: int) -> str:
     """What llama.cpp stores a matrix as (its llama-quant.cpp)."""
+    found = _usual_type(shape, precision, role, layer)
+    # It knows "a 70B" by its layers: there eight heads share each value.
+    shared = shape.kind == "qwen2" or (shape.kind == "llama" and shape.heads != shape.kv_heads)
+    is_70b = shape.layers == 80 and shared
+    return "Q5_K" if is_70b and role == "v_proj" and found in ("Q3_K", "Q4_K") else found
+
+
+def _usual_type(shape: Shape, precision: str, role: str, layer: int) -> str:
     plain, layers = _PLAIN.get(precision, "Q3_K"), shape.layers
     if role == "head":
         return "Q8_0" if precision == "Q8_0" or shape.hidden % BLOCKS[plain][0] else "Q6_K"
@@ -146,8 +154,7 @@ def _type(shape: Shape, precision: str, role: str, layer: int) -> str:
         return "Q6_K"
     if precision == "Q4_K_S" and ((value and layer < 4) or (down and layer < layers // 8)):
         return "Q5_K"
-    is_70b = shape.kind == "llama" and layers == 80 and shape.heads != shape.kv_heads
-    return "Q5_K" if value and plain == "Q4_K" and is_70b else plain
+    return plain
 
 
 def _width(kind: str, wide: int) -> float:
