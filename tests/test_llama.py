@@ -60,6 +60,23 @@ def test_a_model_that_cannot_be_loaded_is_told(server: Path, tmp_path: Path) -> 
         pass
 
 
+def test_the_first_error_is_the_cause(server: Path, tmp_path: Path) -> None:
+    """So llama-server 0.7.0 of Debian ends where its libraries are not where it looks."""
+    server.write_text(
+        "#!/bin/sh\n"
+        "echo '0.00.011.861 I srv    load_model: loading model'\n"
+        "echo '0.00.011.934 E llama_model_load_from_file_impl: no backends are loaded.'\n"
+        "echo '0.00.012.618 E srv  llama_server: exiting due to model loading error'\n"
+        "exit 1\n",
+        encoding="utf-8",
+    )
+    with (
+        pytest.raises(RunFailedError, match=r"ended with 1: llama_model_load\w+: no backends are loaded\.$"),
+        llama.serve(llama.find(), gguf(tmp_path), 256),
+    ):
+        pass
+
+
 @pytest.mark.parametrize(("how", "said"), [("breaking", "broke off after 'Arr.'"), ("refusing", "answers 500")])
 def test_an_answer_that_is_none_is_told(server: Path, tmp_path: Path, how: str, said: str) -> None:
     with llama.serve(llama.find(), gguf(tmp_path, how), 256) as served, pytest.raises(RunFailedError, match=said):
@@ -74,6 +91,18 @@ def test_without_any_engine_it_is_told_how_to_get_one(monkeypatch: pytest.Monkey
     else:
         with pytest.raises(MissingError, match=r"no llama\.cpp engine"):
             llama.find()
+
+
+@pytest.mark.slow
+def test_the_real_server_says_what_it_cannot_load(tmp_path: Path) -> None:
+    program = convert.program("llama-server")
+    if program is None:
+        pytest.skip("no llama-server on PATH or in LLAMA_CPP_DIR")
+    with (
+        pytest.raises(RunFailedError, match=r"llama\.cpp ended with 1: .*(gguf|GGUF)"),
+        llama.serve(Engine("llama-server", program), gguf(tmp_path), 256),
+    ):
+        pass
 
 
 @pytest.mark.slow

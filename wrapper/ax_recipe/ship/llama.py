@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import socket
 import sys
 import time
@@ -25,6 +26,8 @@ LOADING_S = 600.0
 """How long a large model may take from a slow disk before it answers."""
 
 _POLL_S = 0.2
+_ERROR = re.compile(r"(?:[\d.]+ )?E (.+)")
+"""A line of llama.cpp's log that tells an error, after the time where it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +85,8 @@ class Served:
 
         while time.monotonic() < deadline:
             if (code := self.child.wait(_POLL_S)) is not None:
-                lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-                raise RunFailedError(f"llama.cpp ended with {code}: {(lines or ['no output'])[-1]}")
+                said = _cause(self._log.read_text(encoding="utf-8", errors="replace"))
+                raise RunFailedError(f"llama.cpp ended with {code}: {said}")
             try:
                 if self._client.get("/health").status_code == 200:
                     return
@@ -146,6 +149,13 @@ def serve(engine: Engine, gguf: Path, context: int, adapter: Path | None = None)
             yield served
         finally:
             served.close()
+
+
+def _cause(log: str) -> str:
+    """The first error: what comes after it (0.5 to 0.7) says no more than that the loading failed."""
+    lines = log.strip().splitlines()
+    told = (found[1] for line in lines if (found := _ERROR.match(line)))
+    return next(told, (lines or ["no output"])[-1])
 
 
 def _free_port() -> int:
