@@ -1,6 +1,7 @@
 """A server with Ollama's API, as strict as the real one, that can also fail like it.
 
-It renders with our reading of Go templates, counts a word as a token, and answers every chat with ``Arr.``.
+It renders with our reading of Go templates, counts a word as a token, and answers every chat with ``Arr.``. As
+``0.33.0`` it makes GGUFs and quantises them; from 0.34.1 on it takes them as they are (its server/create.go of 0.40).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ CHATML = (
     "{{ range $i, $m := .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
 )
 TYPES = {"F32", "F16", "BF16", "Q8_0", "Q4_K_S", "Q4_K_M"}
+FOR_MLX = {"Gemma4ForConditionalGeneration", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM"}
 
 
 @dataclass
@@ -38,8 +40,14 @@ class Server:
     times: int = 1 << 30
     blobs: dict[str, bytes] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    loaded: set[str] = field(default_factory=set)
     asked: list[tuple[str, str]] = field(default_factory=list)
     url: str = ""
+
+    @property
+    def makes(self) -> bool:
+        """Whether it is of those that still make models."""
+        return tuple(map(int, self.version.split("-")[0].split("."))) < (0, 34, 1)
 
     def fails(self, *failures: str) -> bool:
         """Whether it is to fail so now."""
@@ -85,9 +93,12 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.wfile.write(b"0\r\n\r\n")
 
+    def _whole(self, name: str) -> str:
+        return name if ":" in name else f"{name}:latest"
+
     def _model(self, body: dict[str, Any]) -> dict[str, Any] | None:
         name = str(body.get("model", ""))
-        found = self.state.models.get(name) or self.state.models.get(f"{name}:latest")
+        found = self.state.models.get(self._whole(name))
         if found is None:
             self._answer(404, {"error": f"model '{name}' not found"})
         return found
@@ -95,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.state.asked.append(("GET", self.path))
         known: dict[str, Any] = {"/api/version": {"version": self.state.version}}
-        known["/api/ps"] = {"models": [{"name": name, "size": 5 << 20} for name in self.state.models]}
+        known["/api/ps"] = {"models": [{"name": name, "size": 5 << 20} for name in sorted(self.state.loaded)]}
         self._answer(200 if self.path in known else 404, known.get(self.path))
 
     def do_HEAD(self) -> None:
@@ -106,8 +117,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.state.asked.append(("DELETE", self.path))
         body = json.loads(self._read())
         if self._model(body) is not None:
-            self.state.models.pop(f"{body['model']}:latest", None)
-            self.state.models.pop(body["model"], None)
+            self.state.models.pop(self._whole(body["model"]))
+            self.state.loaded.discard(self._whole(body["model"]))
             self._answer(200)
 
     def do_POST(self) -> None:
@@ -144,16 +155,37 @@ class _Handler(BaseHTTPRequestHandler):
             return "invalid model name"
         if not body.get("files") and not body.get("from"):
             return "neither 'from' or 'files' was specified"
-        if any(name.startswith("/") or ".." in name.split("/") for name in files):
-            return "invalid file name"
+        if any(name.startswith("/") or ".." in name.split("/") or set(name) & set("\\:") for name in files):
+            return "file path must be relative"
         if any(digest not in self.state.blobs for digest in files.values()):
             return "blob not found"
-        if body.get("quantize", "F16").upper() not in TYPES:
-            return "unsupported quantization type"
+        if any(name.endswith(".gguf") and self.state.blobs[of][:4] != b"GGUF" for name, of in files.items()):
+            return "invalid file magic"
+        refusal = self._old_refusal(body) if self.state.makes else self._new_refusal(body)
+        if refusal:
+            return refusal
         try:
             render(body.get("template") or "", [{"role": "user", "content": "x"}])
         except GoTemplateError as error:
             return f"template error: {error}"
+        return None
+
+    def _old_refusal(self, body: dict[str, Any]) -> str | None:
+        return "unsupported quantization type" if body.get("quantize", "F16").upper() not in TYPES else None
+
+    def _new_refusal(self, body: dict[str, Any]) -> str | None:
+        if "typical_p" in (body.get("parameters") or {}):
+            return "typical_p is deprecated and cannot be set as a model parameter; pass it as a request option instead"
+        if body.get("adapters"):
+            return "LoRA adapters are no longer supported"
+        if any(name.endswith(".safetensors") for name in body.get("files", {})):
+            if body.get("quantize", "int4") not in ("int4", "int8", "nvfp4", "mxfp4", "mxfp8"):
+                return f'unsupported quantize type "{body["quantize"]}"'
+            config = json.loads(self.state.blobs[body["files"]["config.json"]])
+            name = config["architectures"][0]
+            return None if name in FOR_MLX else f'unsupported MLX architecture: model "{name}"'
+        if "quantize" in body:
+            return "create-time quantization is only supported for safetensors imports"
         return None
 
     def _create(self, body: dict[str, Any]) -> None:
@@ -169,24 +201,26 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.state.fails("no success", "dies"):
             self._lines(steps, cut=self.state.failure == "dies")
         else:
-            name = body["model"] if ":" in body["model"] else f"{body['model']}:latest"
-            self.state.models[name] = body
+            self.state.models[self._whole(body["model"])] = body
             self._lines([*steps, {"status": "writing manifest"}, {"status": "success"}])
 
     def _copy(self, body: dict[str, Any]) -> None:
         found = self._model({"model": body["source"]})
         if found is not None:
-            name = body["destination"] if ":" in body["destination"] else f"{body['destination']}:latest"
-            self.state.models[name] = found
+            self.state.models[self._whole(body["destination"])] = found
             self._answer(200)
 
     def _show(self, body: dict[str, Any]) -> None:
         model = self._model(body)
         if model is not None:
-            self._answer(200, {"template": model.get("template", ""), "parameters": model.get("parameters", {})})
+            told = {name: of if isinstance(of, list) else [of] for name, of in model.get("parameters", {}).items()}
+            lines = [f"{name:<30} {json.dumps(each)}" for name, of in told.items() for each in of]
+            self._answer(200, {"template": model.get("template", ""), "parameters": "\n".join(lines)})
 
     def _generate(self, body: dict[str, Any]) -> None:
         if self._model(body) is not None:
+            assert body["keep_alive"] == 0
+            self.state.loaded.discard(self._whole(body["model"]))
             self._answer(200, {"model": body["model"], "done": True, "done_reason": "unload"})
 
     def _chat(self, body: dict[str, Any]) -> None:
@@ -205,6 +239,7 @@ class _Handler(BaseHTTPRequestHandler):
         if failure == "crash":
             self._answer(500, {"error": "llama runner process has terminated: signal: killed"})
             return
+        self.state.loaded.add(self._whole(body["model"]))
         parts = [] if failure == "mute" else ["Ar", "r."]
         limit = body.get("options", {}).get("num_predict", 4)
         parts = ["ye "] * limit if failure == "endless" else parts

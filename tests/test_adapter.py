@@ -172,6 +172,17 @@ def test_the_verb_takes_a_ready_base(invoke: Invoke, output: Path, tmp_path: Pat
     assert f"FROM ./{ready.name}\nADAPTER ./adapter.gguf" in json.loads(done.stdout)["modelfile"]
 
 
+def test_an_ollama_of_today_takes_no_adapter(output: Path, tmp_path: Path) -> None:
+    folder = read(exported(output, tmp_path))
+    with (
+        serve(version="0.40.2") as server,
+        Ollama(server.url) as ollama,
+        pytest.raises(MissingError, match=r"takes no adapters: none does since 0\.34\.1"),
+    ):
+        deploy.deploy(ollama, folder, Wanted("pirate"), lambda _: None)
+    assert server.blobs == {}
+
+
 QUANTIZE = '#!/bin/sh\n[ "$3" = Q5_K_M ] || { echo "invalid ftype $3"; exit 1; }\ncp "$1" "$2"; printf more >> "$2"\n'
 
 

@@ -71,6 +71,22 @@ def test_llama_cpp_is_asked_in_each_form_that_there_is(tmp_path: Path, monkeypat
     assert all(len(result.rows) == 4 and result.memory for result in results)
 
 
+def test_an_ollama_that_quantises_nothing_gets_each_form_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_gguf(tmp_path / "ready.gguf", gguf_keys())
+    folder = exported(tmp_path, gguf=tmp_path / "ready.gguf")
+    (tmp_path / "llama-quantize").write_text(QUANTIZE)
+    monkeypatch.setenv("LLAMA_CPP_DIR", str(tmp_path))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    with serve(version="0.40.2") as server, Ollama(server.url) as ollama:
+        lacking = list(bench.in_ollama(ORDER, ollama, folder, "pirate", lambda _: None))
+        (tmp_path / "llama-quantize").chmod(0o755)
+        whole = list(bench.in_ollama(ORDER, ollama, folder, "pirate", lambda _: None))
+        assert server.models == {}
+    assert [bool(result.rows) for result in lacking] == [True, False, False]
+    assert "there is no llama-quantize here" in lacking[-1].problem
+    assert [(result.form, len(result.rows)) for result in whole] == [("as trained", 4), ("Q8_0", 4), ("Q4_K_M", 4)]
+
+
 def test_a_gguf_that_does_not_load_is_a_row_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "llama-server").write_text("#!/bin/sh\necho no room\nexit 3\n")
     (tmp_path / "llama-server").chmod(0o755)

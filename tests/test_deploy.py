@@ -22,7 +22,7 @@ from ax_recipe.ship.exported import read
 from ax_recipe.ship.gotemplate import Message
 from ax_recipe.ship.hf_jinja import HfTemplate
 from ax_recipe.ship.live import Proof
-from ax_recipe.ship.ollama import Ollama, Progress
+from ax_recipe.ship.ollama import Creation, Ollama, Progress, files_of
 from ax_recipe.view.transfer import Transfer
 from conftest import Invoke
 from fake_ollama import Server, serve
@@ -197,6 +197,72 @@ def test_a_quantised_gguf_is_not_quantised_again(server: Server, tmp_path: Path,
     deployed(server, folder, quantize="q8_0")
     assert server.models["pirate:latest"].get("quantize") == asked
     assert list(server.models["pirate:latest"]["files"]) == ["ready.gguf"]
+
+
+QUANTIZE = '#!/bin/sh\nhead -c 4 "$1" | grep -q GGUF && cp "$1" "$2" && printf "$3" >> "$2"\n'
+
+
+@pytest.fixture
+def plain() -> Iterator[Server]:
+    """An Ollama since 0.34.1: it quantises nothing, converts nothing, and takes no adapter."""
+    with serve(version="0.40.2") as state:
+        yield state
+
+
+def ready(folder: Path) -> Path:
+    """A model of our own, exported as a GGUF of 32 bits."""
+    folder.mkdir(exist_ok=True)
+    write_gguf(folder / "ready.gguf", gguf_keys(), {"token_embd.weight": (0, 256)})
+    return exported(folder, gguf=folder / "ready.gguf")
+
+
+@pytest.mark.parametrize(("wanted", "sent"), [(None, "ready.gguf"), ("f32", "ready.gguf"), ("q6_K", "model-Q6_K.gguf")])
+def test_an_ollama_of_today_gets_the_gguf_that_it_is_to_run(
+    plain: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str | None, sent: str
+) -> None:
+    folder = ready(tmp_path)
+    (tmp_path / "llama-quantize").write_text(QUANTIZE)
+    (tmp_path / "llama-quantize").chmod(0o755)
+    monkeypatch.setenv("LLAMA_CPP_DIR", str(tmp_path))
+    assert deployed(plain, folder, quantize=wanted).kept
+    made = plain.models["pirate:latest"]
+    assert (list(made["files"]), made.get("quantize")) == ([sent], None)
+
+
+def test_what_an_ollama_of_today_does_not_make_is_told_before_anything_is_sent(
+    plain: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("LLAMA_CPP_DIR", raising=False)
+    with pytest.raises(MissingError, match=r"0\.40\.2 .* does not quantise") as caught:
+        deployed(plain, ready(tmp_path / "gguf"), quantize="q4_K_M")
+    assert "--quantize F32" in str(caught.value.hint)
+    with pytest.raises(MissingError, match=r"takes a GGUF, and safetensors were exported"):
+        deployed(plain, exported(tmp_path / "weights"))
+    assert (plain.models, plain.blobs) == ({}, {})
+
+
+def test_without_what_it_takes_the_stage_says_so_and_what_to_do(
+    plain: Server, run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", plain.url)
+    outcome = outcomes.OF["deploy"](run, run.read_json(run.orders))
+    assert outcome.skipped
+    assert "--llama-cpp" in outcome.detail
+    assert outcome.detail.endswith(f"then ax-recipe deploy {run.name}")
+
+
+def test_what_such_an_ollama_says_of_it_is_passed_on(plain: Server, tmp_path: Path) -> None:
+    folder = read(exported(tmp_path / "weights"))
+    files = files_of(folder.source)
+    gguf = {"ready.gguf": ready(tmp_path / "gguf") / "ready.gguf"}
+    with Ollama(plain.url) as ollama:
+        with pytest.raises(RunFailedError, match="unsupported MLX architecture"):
+            ollama.create(Creation("pirate", files))
+        with pytest.raises(RunFailedError, match="only supported for safetensors"):
+            ollama.create(Creation("pirate", gguf, quantize="Q4_K_M"))
+        with pytest.raises(RunFailedError, match="no longer supported"):
+            ollama.create(Creation("pirate", gguf, adapters=gguf))
 
 
 def test_nothing_exported_is_told(tmp_path: Path) -> None:

@@ -73,7 +73,8 @@ def test_a_llama_cpp_is_named_or_how_to_get_one(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("LLAMA_CPP_DIR", str(tmp_path))
     assert (found().state, "no convert_hf_to_gguf.py there" in found().detail) == ("absent", True)
     (tmp_path / "convert_hf_to_gguf.py").touch()
-    assert (found().state, found().detail) == ("ok", f"{tmp_path}/convert_hf_to_gguf.py, llama-quantize is not built")
+    assert found().state == "ok"
+    assert found().detail.startswith(f"{tmp_path}/convert_hf_to_gguf.py, llama-quantize is not built: cmake")
     monkeypatch.delenv("LLAMA_CPP_DIR")
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     assert "set LLAMA_CPP_DIR" in found().detail

@@ -42,8 +42,11 @@ def test_a_model_is_created_and_proven(server: Server, tmp_path: Path) -> None:
         )
         reply = ollama.chat("pirate", ASK)
         assert (reply.text, reply.ended, reply.answer_tokens) == ("Arr.", "stop", 2)
-        assert ollama.show("pirate")["parameters"] == {"num_ctx": 2048, "stop": ["<|end|>", "</s>"]}
+        told = [line.split(maxsplit=1) for line in ollama.show("pirate")["parameters"].splitlines()]
+        assert told == [["num_ctx", "2048"], ["stop", '"<|end|>"'], ["stop", '"</s>"']]
+        assert ollama.memory("pirate") == 5 << 20
         ollama.unload("pirate")
+        assert ollama.memory("pirate") is None
         ollama.delete("pirate")
         assert not ollama.has("pirate")
     assert Progress("quantizing F16 model to Q4_K_M", 5, 10) in seen

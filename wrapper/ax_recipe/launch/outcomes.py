@@ -268,13 +268,16 @@ def deployed(result: Deployed) -> Outcome:
 def _deploy(run: RunDir, orders: Orders) -> Outcome:
     """Make the model in the Ollama that answers here; a model of that name that is there already stays."""
     ship = orders["ship"]
-    quantize = f" --quantize {ship['quantize']}" if ship["quantize"] else ""
-    elsewhere = f"ollama create {ship['model']}{quantize} -f {run.modelfile}"
+    elsewhere = f"ollama create {ship['model']} -f {run.modelfile}"
     with Ollama() as server:
         try:
             server.require()
         except MissingError as error:
             return Outcome(f"{error.message}. Where Ollama runs: {elsewhere}", skipped=True)
+        try:
+            deploying.quantiser(server, exports.read(run.path), ship["quantize"])
+        except MissingError as error:
+            return Outcome(f"{error.message}: {error.hint}; then ax-recipe deploy {run.word}", skipped=True)
         return deployed(deploy(run, server, wanted(run, orders, server.url), lambda _: None))
 
 

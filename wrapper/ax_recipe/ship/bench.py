@@ -14,7 +14,7 @@ from typing import Any
 
 from ax_recipe import assets, process
 from ax_recipe.errors import AxRecipeError
-from ax_recipe.ship import convert, gguf, llama
+from ax_recipe.ship import convert, deploy, gguf, llama
 from ax_recipe.ship.exported import Exported
 from ax_recipe.ship.gotemplate import Message
 from ax_recipe.ship.llama import Engine
@@ -134,11 +134,14 @@ def in_ollama(order: Order, server: Ollama, exported: Exported, name: str, repor
     """Each quantisation, made under a tag of its own and taken away again; without the shipped system prompt."""
     fields = {key: value for key, value in exported.value.request().items() if key != "system"}
     adapters = {exported.adapter.name: exported.adapter} if exported.adapter else {}
-    for quantize in QUANTISATIONS[:1] if adapters else QUANTISATIONS:
+    alone = adapters or (exported.source.is_file() and gguf.read(exported.source).is_quantised)
+    for quantize in QUANTISATIONS[:1] if alone else QUANTISATIONS:
         form = "adapter" if adapters else quantize or "as trained"
         tagged = f"{name.partition(':')[0]}:bench-{form.replace(' ', '-').lower()}"
         try:
-            server.create(Creation(tagged, files_of(exported.source), fields, adapters, quantize), report)
+            with TemporaryDirectory(dir=exported.folder) as folder:
+                source, asked = deploy.to_send(server, exported, quantize, Path(folder), report)
+                server.create(Creation(tagged, files_of(source), fields, adapters, asked), report)
             try:
                 rows = _rounds(order, partial(server.chat, tagged, options=_options(order)))
                 yield Result(form, "Ollama", tuple(rows), server.memory(tagged))

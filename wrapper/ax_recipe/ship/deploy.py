@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ax_recipe.errors import RecipeError
+from ax_recipe.errors import MissingError, RecipeError
 from ax_recipe.ship import convert, gguf
 from ax_recipe.ship.export import MODEL
 from ax_recipe.ship.exported import Exported
@@ -94,10 +94,11 @@ def deploy(server: Ollama, exported: Exported, wanted: Wanted, report: Report) -
     """Create the model on ``server``, which must be there and new enough, prove it, and only then give it its name.
 
     :raises RecipeError: a name or quantisation that Ollama does not take, or a tag that is taken.
+    :raises MissingError: this Ollama takes no more than GGUFs as they are, and it would take more to make one.
     :raises RunFailedError: the server could not make it.
     """
     name = choose_name(server, wanted)
-    source, quantize = _quantised(exported, wanted.quantize, report)
+    source, quantize = to_send(server, exported, wanted.quantize, exported.folder, report)
     trial = f"{_bare(name)}:{TRIAL}"
     adapters = {exported.adapter.name: exported.adapter} if exported.adapter else {}
     server.create(Creation(trial, files_of(source), exported.value.request(), adapters, quantize), report)
@@ -132,22 +133,72 @@ def _bare(name: str) -> str:
     return f"{place}{slash}{last.partition(':')[0]}"
 
 
-def _quantised(exported: Exported, wanted: str | None, report: Report) -> tuple[Path, str | None]:
-    """What to send, and what Ollama is to quantise it to: nothing where the GGUF is quantised already.
+def to_send(
+    server: Ollama, exported: Exported, wanted: str | None, folder: Path, report: Report
+) -> tuple[Path, str | None]:
+    """What to send, and what Ollama is to quantise it to: nothing where the GGUF is so already.
 
-    What Ollama does not make, llama.cpp's own program does, where it is at hand.
+    What Ollama does not make, llama.cpp's own program does, into ``folder``.
+
+    :raises RecipeError: Ollama does not make it, and that program is not at hand; :class:`MissingError` likewise where
+        it is one that makes nothing.
     """
-    source = exported.source
-    if wanted is None or (source.is_file() and gguf.read(source).is_quantised):
-        return source, None
-    if quantisation(wanted):
-        return source, wanted
-    tool = convert.program("llama-quantize")
-    if tool is None or not source.is_file():
-        raise RecipeError(
-            f"Ollama cannot quantise to {wanted}",
-            f"it makes {', '.join(QUANTISATIONS)}; others need a GGUF (export --llama-cpp DIR, or a ready one: --gguf)"
-            " and llama.cpp's llama-quantize, on PATH or in LLAMA_CPP_DIR",
-        )
+    tool = quantiser(server, exported, wanted)
+    if tool is None or wanted is None:
+        return exported.source, None if _is_made(exported.source, wanted) else wanted
     report(Progress(f"llama-quantize makes {wanted.upper()}"))
-    return convert.quantise(source, exported.folder / f"{MODEL}-{wanted.upper()}.gguf", wanted.upper(), tool), None
+    return convert.quantise(exported.source, folder / f"{MODEL}-{wanted.upper()}.gguf", wanted.upper(), tool), None
+
+
+def quantiser(server: Ollama, exported: Exported, wanted: str | None) -> Path | None:
+    """The llama-quantize that is to make ``wanted``; None where Ollama does it, or nothing is to be made.
+
+    :raises RecipeError: Ollama does not make it, and there is none.
+    :raises MissingError: this Ollama makes nothing, and what was exported is no GGUF by itself, or there is none.
+    """
+    makes, source = server.makes(), exported.source
+    if not makes:
+        _require_plain(server, exported)
+    if _is_made(source, wanted) or (makes and wanted and quantisation(wanted)):
+        return None
+    tool = convert.program("llama-quantize")
+    if tool and source.is_file():
+        return tool
+    if not makes:
+        as_is = gguf.read(source).types.get(_EMBEDDING, "F16")
+        raise MissingError(
+            f"Ollama {server.version()} at {server.url} does not quantise, and there is no llama-quantize here",
+            f"have llama.cpp (brew, apt) or build it in {convert.VARIABLE}, or take it as it is: --quantize {as_is}",
+        )
+    raise RecipeError(
+        f"Ollama cannot quantise to {wanted}",
+        f"it makes {', '.join(QUANTISATIONS)}; others need a GGUF (export --llama-cpp DIR, or a ready one: --gguf)"
+        f" and llama.cpp's llama-quantize, on PATH or in {convert.VARIABLE}",
+    )
+
+
+def _require_plain(server: Ollama, exported: Exported) -> None:
+    """Refuse what an Ollama that makes nothing would refuse, before anything is sent."""
+    who = f"Ollama {server.version()} at {server.url}"
+    if exported.adapter:
+        raise MissingError(
+            f"{who} takes no adapters: none does since 0.34.1",
+            "deploy the merge; llama.cpp's llama-server --lora takes base and adapter as they were exported",
+        )
+    if not exported.source.is_file():
+        raise MissingError(
+            f"{who} takes a GGUF, and safetensors were exported: since 0.34.1 it makes none of them",
+            "export a GGUF: with --llama-cpp DIR (a checkout of llama.cpp), or --gguf FILE (a ready one)",
+        )
+
+
+_EMBEDDING = "token_embd.weight"
+"""A matrix that every GGUF of a language model has: its type tells the precision of one that is not quantised."""
+
+
+def _is_made(source: Path, wanted: str | None) -> bool:
+    """Whether nothing is to be done: no quantisation is wanted, or the GGUF is quantised, or of that precision."""
+    if wanted is None:
+        return True
+    head = gguf.read(source) if source.is_file() else None
+    return head is not None and (head.is_quantised or head.types.get(_EMBEDDING) == wanted.upper())

@@ -20,6 +20,8 @@ from ax_recipe.ship.tokenizer import TokenizerFiles
 MODEL = "model"
 """The staged model's folder inside the exported one."""
 
+_NO_GGUF = "safetensors, which an Ollama before 0.34.1 imports: for a later one, a GGUF is made with --llama-cpp DIR"
+
 ADAPTER = "adapter"
 """The staged adapter's folder inside the exported one."""
 
@@ -165,6 +167,8 @@ def _source(folder: Path, out: Path, wishes: Wishes, jinja: str, *, add_bos: boo
     made = out / f"{MODEL}.gguf"
     made.unlink(missing_ok=True)
     if wishes.converter is None:
+        if latest["architecture"].verdict == "ok":
+            latest["architecture"] = Check("architecture", "warning", _NO_GGUF)
         return staged, tuple(latest.values())
     failure = _converted(staged, made, wishes.converter, latest)
     return (staged, (*latest.values(), failure)) if failure else (made, (*latest.values(), *held(made)))
@@ -176,7 +180,7 @@ def _converted(staged: Path, target: Path, converter: Converter, latest: dict[st
         convert.convert(staged, target, converter)
     except RunFailedError as error:
         importable = "architecture" in latest and latest["architecture"].verdict == "ok"
-        rest = "Ollama's own import is left to do it" if importable else "and Ollama cannot import it"
+        rest = "an Ollama before 0.34.1 can import it" if importable else "and no Ollama can import it"
         return Check("gguf", "warning" if importable else "error", f"{error}\n{rest}")
     stage.drop_weights(staged)
     for name in ("rope", "pre-tokenizer"):  # the converter knows the new keys, and the file says how it splits

@@ -337,7 +337,7 @@ IMPORTED = frozenset(
         *("Glm4MoeLiteForCausalLM", "LagunaForCausalLM", "Lfm2ForCausalLM", "Lfm2MoeForCausalLM"),
     )
 )
-"""``architectures`` whose safetensors Ollama 0.33 converts itself (its convert package); the others need a GGUF."""
+"""``architectures`` whose safetensors Ollama converted itself until 0.34 (its convert package); others need a GGUF."""
 
 
 def _architecture(folders: Folders) -> Iterator[Check]:
@@ -347,7 +347,7 @@ def _architecture(folders: Folders) -> Iterator[Check]:
         yield Check("architecture", "error", "config.json is missing, or does not say what the weights are")
         return
     if names[0] in IMPORTED:
-        yield Check("architecture", "ok", f"{names[0]}: Ollama imports it")
+        yield Check("architecture", "ok", f"{names[0]}: an Ollama before 0.34.1 imports it, any takes its GGUF")
     else:
         yield Check(
             "architecture", "warning", f"{names[0]}: Ollama cannot import it; a GGUF by llama.cpp's converter can"

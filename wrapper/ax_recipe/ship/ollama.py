@@ -26,8 +26,14 @@ if TYPE_CHECKING:
 OLDEST = (0, 30, 0)
 """Before 0.30 GGUFs ran in other engines, with other rules for templates."""
 
+PLAIN = (0, 34, 1)
+"""From here on ``create`` takes a GGUF as it is (its server/create.go).
+
+It quantises none, takes no adapter, and safetensors become models for MLX, of a few architectures.
+"""
+
 QUANTISATIONS = ("F32", "F16", "BF16", "Q8_0", "Q4_K_S", "Q4_K_M")
-"""What ``create`` can make itself; anything else needs a ready GGUF."""
+"""What ``create`` could make itself until 0.34; anything else needs a ready GGUF."""
 
 _CHUNK = 1 << 20  # bytes
 _NAME = re.compile(
@@ -148,14 +154,16 @@ class Ollama:
     def require(self, oldest: tuple[int, int, int] = OLDEST) -> str:
         """The version, if it is new enough; raises :class:`MissingError` else."""
         version = self.version()
-        numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
-        # A build from source calls itself 0.0.0.
-        if numbers and any(numbers) and numbers < oldest:
+        if _is_before(version, oldest):
             wanted = ".".join(map(str, oldest))
             raise MissingError(
                 f"Ollama at {self.url} is {version}, older than {wanted}", "update it: https://ollama.com/download"
             )
         return version
+
+    def makes(self) -> bool:
+        """Whether it still makes models: GGUFs of safetensors, quantised ones, ones with an adapter."""
+        return _is_before(self.version(), PLAIN)
 
     def has(self, name: str) -> bool:
         """Whether the server has a model of this name."""
@@ -327,6 +335,12 @@ class Ollama:
             return LostError(f"Ollama at {self.url} is silent", "is the machine busy? see its log, then try again")
         said = str(error) or type(error).__name__
         return LostError(f"the connection to Ollama at {self.url} broke: {said}", "what was sent is kept: try again")
+
+
+def _is_before(version: str, other: tuple[int, int, int]) -> bool:
+    """Whether ``version`` is an older one; a build from source calls itself 0.0.0, and is taken for a new one."""
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+    return any(numbers) and numbers < other
 
 
 def quantisation(name: str) -> str | None:

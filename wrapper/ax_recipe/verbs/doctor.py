@@ -132,7 +132,7 @@ def _ollama() -> Finding:
 
 
 def _llama_cpp() -> Finding:
-    need = "for models that Ollama cannot import (Mistral, Qwen3, ...), adapters, and quantisations that it cannot make"
+    need = "Ollama since 0.34.1 makes no GGUF and quantises none: its converter and llama-quantize do"
     try:
         script, tool = convert.find(), convert.program("llama-quantize")
     except MissingError as error:
@@ -140,4 +140,5 @@ def _llama_cpp() -> Finding:
     if script is None:
         hint = f"git clone https://github.com/ggml-org/llama.cpp, and set {convert.VARIABLE} to it"
         return Finding("llama.cpp", "absent", f"no converter: {need}; {hint}")
-    return Finding("llama.cpp", "ok", f"{script}, {tool or 'llama-quantize is not built'}")
+    build = "llama-quantize is not built: cmake -B build, then cmake --build build --target llama-quantize"
+    return Finding("llama.cpp", "ok", f"{script}, {tool or build}")
