@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
 from pathlib import Path
+from statistics import median
 
 import pytest
 from hypothesis import given
@@ -219,6 +221,39 @@ def test_a_resumed_run_is_a_new_segment() -> None:
     state = after(*steps(1, 9, 20), Crashed("ValueError: x"), Phase("compiling"), *steps(7, 20, 20), Phase("finished"))
     assert (state.segments, state.status, state.step) == (2, "finished", 20)
     assert len(state.losses.points) == 9 + 14
+
+
+def recorded(name: str) -> list[Event]:
+    lines = path(name).with_suffix(".jsonl").read_text().splitlines()
+    return [event for event in map(events.from_json, lines) if event]
+
+
+def test_a_training_that_begins_anew_is_not_judged_by_the_one_before() -> None:
+    once = recorded("pirate-tiny")
+    alone, again = after(*once), after(*once, *once)
+    assert (again.segments, alone.segments) == (2, 1)
+    assert {**summary(again), "segments": 1} == summary(alone)
+    assert again.alerts == []
+    assert (again.losses.points, again.eval_losses.points) == (alone.losses.points, alone.eval_losses.points)
+    assert again.first_eval_loss == alone.first_eval_loss
+
+
+def test_what_was_wrong_with_a_training_is_over_when_it_begins_anew() -> None:
+    wild = [Step(step, 9) for step in range(3)] + [Metrics({**TRAINING, "grad_norm": math.nan}, 2)]
+    state = after(*wild, Warned("Plugin x could not be imported"), *steps(0, 3, 9))
+    assert "not_finite" not in [alert.rule for alert in state.alerts]
+    assert "not_finite" in [alert.rule for alert in state.past]
+
+
+def test_the_time_of_a_step_is_that_between_steps_however_often_metrics_come() -> None:
+    told = recorded("pirate-tiny")
+    stepped = [event for event in told if isinstance(event, Step) and event.time is not None]
+    paces = [
+        (late.time - early.time) / (late.step - early.step)
+        for early, late in itertools.pairwise(stepped)
+        if early.time and late.time and late.step > early.step
+    ]
+    assert after(*told).step_seconds == pytest.approx(median(paces[-50:]))
 
 
 def test_two_runs_in_one_log_are_two_segments(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from statistics import median
 from typing import Any, Literal
 
@@ -50,7 +51,7 @@ PACE_STEPS = 50
 _COUNTED = frozenset((Phase, Began, Step, Metrics, Evaluation, Saved, Completed, Parameters))
 _OUTSIDE = frozenset((Tick, GpuSample, DiskSample))  # what comes whether the run does anything or not
 _CURVE_NAMES = ("losses", "eval_losses", "grad_norms", "learning_rates", "actives", "throughputs")
-_NUMBERS = ("step", "epoch", "loss", "eval_loss", "first_eval_loss", "segments", "logged_step", "repeats", "checkpoint")
+_NUMBERS = ("step", "epoch", "loss", "eval_loss", "first_eval_loss", "logged_step", "repeats", "checkpoint")
 _NOISE = ("ChildFailedError", "CalledProcessError", "SystemExit", "failed (exitcode:", "the log ends inside a")
 _INTERRUPTS = ("KeyboardInterrupt", "SignalException", "Signals.SIGINT", "Signals.SIGTERM")
 
@@ -184,7 +185,7 @@ class State:
     trained_stage: str | None = ""
     logged_step: int | None = None
     failed_step: int | None = None
-    step_time: float | None = None
+    paced: tuple[int, float] | None = None
     moved: float | None = None
 
     @property
@@ -294,7 +295,7 @@ def _trust(state: State) -> None:
         state.first_eval_loss = None
         state.windows = Windows()
     state.logged_step = None
-    state.step_time = None
+    state.paced = None
     state.paces.clear()
 
 
@@ -353,12 +354,34 @@ def _began(state: State, event: Began) -> None:
 def _claim(state: State) -> None:
     """A stage that begins to train owns the numbers: those of an earlier stage that trained are not its own."""
     if state.trained_stage:
-        for name in (*_CURVE_NAMES, *_NUMBERS):
-            setattr(state, name, getattr(State(), name))
-        state.paces.clear()
-        state.windows = Windows()
-        state.held = {}
+        _forget(state)
+        state.segments = 1
     state.trained_stage = state.stage
+
+
+def _forget(state: State) -> None:
+    """What was counted and judged so far is another training's."""
+    for name in (*_CURVE_NAMES, *_NUMBERS):
+        setattr(state, name, getattr(State(), name))
+    state.paces.clear()
+    state.windows = Windows()
+    state.past += [alert for alert in state.alerts if alert.rule in state.held]
+    state.alerts[:] = [alert for alert in state.alerts if alert.rule not in state.held]
+    state.held = {}
+
+
+def _again(state: State, step: int) -> None:
+    """Forget the training before, for one that began anew logs its first ``step``; evaluations before that are its own.
+
+    No step 0 would tell: a training that goes on from a checkpoint begins its bar there, too.
+    """
+    own = list(takewhile(lambda point: point[0] < step, reversed(state.eval_losses.points)))[::-1]
+    now, last = state.step, state.eval_loss
+    _forget(state)
+    state.step, state.eval_loss = now, last
+    for x, y in own:
+        state.eval_losses.add(x, y)
+    state.first_eval_loss = own[0][1] if own else None
 
 
 def _step(state: State, event: Step) -> None:
@@ -371,7 +394,6 @@ def _step(state: State, event: Step) -> None:
     if event.step < state.step and not event.corrects:
         state.segments += 1
         state.logged_step = None
-        state.step_time = None
         _recover(state)
     elif event.step > (state.failed_step or 0) and state.status == "failed":
         _recover(state)
@@ -386,14 +408,18 @@ def _pace(state: State, event: Step) -> None:
     if event.seconds is not None:
         state.paces.append(event.seconds)
     elif event.exact and event.time is not None:
-        if state.step_time is not None and event.step > state.step:
-            state.paces.append((event.time - state.step_time) / (event.step - state.step))
-        state.step_time = event.time
+        step, time = state.paced or (event.step, event.time)
+        if event.step > step:  # not state.step: a metrics event moves that between two of these
+            state.paces.append((event.time - time) / (event.step - step))
+        state.paced = event.step, event.time
 
 
 def _metrics(state: State, event: Metrics) -> None:
     values = event.values
     step = state.step if event.step is None else event.step
+    known = state.windows
+    if state.trained and state.logged_step is None and known.logs and step <= known.first_step:
+        _again(state, step)
     _remember(state, values)
     if "loss" not in values and "grad_norm" not in values:
         return  # a line on memory alone (Axolotl 0.11)
