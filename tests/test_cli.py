@@ -237,6 +237,17 @@ def test_an_output_that_takes_nothing_more_is_named(command: Command) -> None:
     assert (done.returncode, done.stderr) == (3, "error: the output: No space left on device\n")
 
 
+def test_an_output_goes_over_its_own_kind_alone(invoke: Invoke, small_recipe: Path) -> None:
+    text = small_recipe.read_text(encoding="utf-8")
+    for verb in (("render", str(small_recipe), "--gpus", "0"), ("schema",)):
+        refused = invoke(*verb, "-o", str(small_recipe))
+        assert refused.exit_code == 2
+        assert "was not written by this command" in refused.stderr
+        for _ in range(2):
+            assert invoke(*verb, "-o", str(small_recipe.parent / verb[0])).exit_code == 0
+    assert small_recipe.read_text(encoding="utf-8") == text
+
+
 @pytest.mark.usefixtures("fake_axolotl")
 def test_a_folder_that_takes_nothing_is_named(command: Command) -> None:
     for verb in (

@@ -190,3 +190,12 @@ def test_the_state_of_training_is_read_whatever_came_after(tmp_path: Path) -> No
     assert found.target == (1.5, 2.5)
     assert replace(found.row, path="").matched == 9
     assert os.fspath(run.path) == found.row.path
+
+
+def test_a_command_names_a_run_by_its_path_where_its_name_alone_would_not_find_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = rundir.RunDir(tmp_path / "all runs" / "pirate-20261122-101500")
+    assert run.word == f"'{run.path}'"
+    monkeypatch.setenv("AX_RECIPE_RUNS", str(tmp_path / "all runs"))
+    assert run.word == "pirate-20261122-101500"

@@ -14,6 +14,7 @@ from ax_recipe.cli.program import (
     example,
     json_option,
     main,
+    put,
     recipe_options,
     runs_option,
 )
@@ -95,10 +96,9 @@ def new(
 def schema(out: Path | None) -> None:
     """Print the JSON Schema of recipes: what an editor needs to complete and check them."""
     from ax_recipe.recipe import recipe
-    from ax_recipe.run import rundir
 
     if out:
-        rundir.write(out, recipe.schema_text())
+        put(out, recipe.schema_text())
         click.echo(f"{out}: written; a recipe's first line names it: # yaml-language-server: $schema={out}", err=True)
     else:
         click.echo(recipe.schema_text(), nl=False)
@@ -238,7 +238,7 @@ def render(
     from ax_recipe.checks import foreign, keys, planned
     from ax_recipe.plan.render import render as text_of
     from ax_recipe.recipe import recipe
-    from ax_recipe.run import preparing, rundir
+    from ax_recipe.run import preparing
 
     known = environment.find_if_any(axolotl)
     plan = preparing.for_print(recipe.load(name, changes), gpus, known)
@@ -247,7 +247,7 @@ def render(
             click.echo(str(warning), err=True)
     text = text_of(plan.train, plan.recipe.name, str(plan.hardware), explain=explain)
     if output:
-        rundir.write(output, text)
+        put(output, text)
         click.echo(f"{output}: written", err=True)
     else:
         click.echo(text, nl=False)

@@ -87,14 +87,15 @@ def export(name: str | None, out: Path | None, runs: str | None, as_json: bool, 
     result = shipping.export(shipping.find(rundir.root(runs), name), out, shipping.ExportTold(**told))
     if as_json:
         click.echo(json.dumps(result.as_json(), indent=1, ensure_ascii=False))
-    return _show_checks(result.checks, quiet=as_json, after=f"{result.file}: written. Next: ax-recipe deploy")
+    deploy = " ".join(["ax-recipe deploy", *([str(result.file.parent)] if out or name else [])])
+    return _show_checks(result.checks, quiet=as_json, after=f"{result.file}: written. Next: {deploy}")
 
 
 @main.command(epilog=example("ax-recipe deploy", "ax-recipe deploy pirate-20261122-101500 --host box:11434 --tag v2"))
 @click.argument("name", required=False, metavar="[RUN|FOLDER]")
 @click.option("--host", metavar="URL", help="The Ollama to deploy to (else OLLAMA_HOST, else this machine's).")
 @click.option("--model", metavar="NAME", help="The model's name in Ollama (else the recipe's, or the folder's).")
-@click.option("--quantize", metavar="TYPE", help="What Ollama is to quantise it to: q4_K_M, q4_K_S, q8_0, ...")
+@click.option("--quantize", metavar="TYPE", help="Quantise it: q4_K_M, q4_K_S, q8_0, ...")
 @click.option("--keep", "taken", flag_value="keep", help="A model of that name stays, ours gets a tag (as it is).")
 @click.option("--replace", "taken", flag_value="replace", help="A model of that name is replaced.")
 @click.option("--tag", metavar="TAG", help="Deploy it under this tag.")

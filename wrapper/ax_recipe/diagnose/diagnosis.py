@@ -103,7 +103,7 @@ def _case(run: RunDir, name: str) -> Case:
     file = Path(str(orders.get("recipe_file", "")))
     own = file.is_file() and file not in recipe.bundled()
     changes = tuple(str(change) for change in orders.get("changes") or ())
-    return Case("starting", config, str(file) if own else name, str(run.axolotl_yaml), run.name, changes)
+    return Case("starting", config, str(file) if own else name, str(run.axolotl_yaml), run.word, changes)
 
 
 def _exit_code(stage: StageRecord) -> int | None:

@@ -193,7 +193,7 @@ class Gathering:
 
     def _lost(self, node: _Node, seconds: float) -> tuple[str, str]:
         left = len(self._nodes) - 1
-        hint = f"ax-recipe resume {self.run.name} waits for it, and --nodes {left} goes on with what is left"
+        hint = f"ax-recipe resume {self.run.word} waits for it, and --nodes {left} goes on with what is left"
         return f"{node} was lost: nothing was heard of it for {seconds:.0f} s", hint
 
 

@@ -94,6 +94,6 @@ def refuse_left(run: RunDir) -> None:
         raise MissingError(
             f"{run.name}: its runner on {left.host} was killed, and what it started may train on there: "
             f"{newest.name} was written {ago:.0f} s ago",
-            f"on {left.host}: ax-recipe resume {run.name}; elsewhere once nothing was written for {QUIET_S:.0f} s, "
+            f"on {left.host}: ax-recipe resume {run.word}; elsewhere once nothing was written for {QUIET_S:.0f} s, "
             f"or at once where that machine is gone: rm {run.lock.path}",
         )

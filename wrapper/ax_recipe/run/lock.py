@@ -111,7 +111,7 @@ class Lock:
             except BlockingIOError as error:
                 if time.monotonic() > deadline:
                     words = f"{self.path.parent}: {self.owner() or 'another process'} works on this run already"
-                    raise MissingError(words, f"ax-recipe watch {self.path.parent.name}") from error
+                    raise MissingError(words, f"ax-recipe watch {self.path.parent}") from error
                 time.sleep(0.05)
             except OSError as error:  # ENOSYS, ENOLCK, EOPNOTSUPP: Lustre without -o flock, NFS without its lock daemon
                 hint = "mount it with locks (Lustre: -o flock), or name another place with --runs DIR"

@@ -100,7 +100,7 @@ def refuse_running(run: RunDir) -> None:
     :raises RecipeError: it does.
     """
     if who := run.worker:
-        raise RecipeError(f"{run.name} is running ({who})", f"ax-recipe stop {run.name} ends it first")
+        raise RecipeError(f"{run.name} is running ({who})", f"ax-recipe stop {run.word} ends it first")
 
 
 def stop(run: RunDir) -> bool:

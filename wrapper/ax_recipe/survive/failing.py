@@ -22,17 +22,17 @@ def explained(run: RunDir, record: StageRecord, error: AxRecipeError) -> str:
         lines += _memory(run, record, found)
     else:
         log = run.node_logs(record.name, record.attempt).get(found.node or 0, run.log(record.name, record.attempt))
-        lines.append(f"its log: {log}; what helps: ax-recipe diagnose {run.name}")
+        lines.append(f"its log: {log}; what helps: ax-recipe diagnose {run.word}")
     return "\n".join(lines)
 
 
 def _memory(run: RunDir, record: StageRecord, found: Diagnosis) -> list[str]:
     change = recovery.after(run, record, found)
     if change is None:
-        return [f"nothing is left to make smaller without changing what is learnt: ax-recipe diagnose {run.name}"]
+        return [f"nothing is left to make smaller without changing what is learnt: ax-recipe diagnose {run.word}"]
     start = checkpoints.newest(run.output, *run.ranks) if record.name == "train" else None
     place = f" from {start.path.name}" if start else ""
-    return [f"ax-recipe resume {run.name} --on-oom retry would go on{place} with {change.words}"]
+    return [f"ax-recipe resume {run.word} --on-oom retry would go on{place} with {change.words}"]
 
 
 def stopped(run: RunDir, record: StageRecord, error: AxRecipeError) -> str:

@@ -116,7 +116,7 @@ def model_of(run: RunDir) -> Path:
     """
     folder = Path(run.read_json(run.orders)["model"])
     if not folder.is_dir():
-        raise RecipeError(f"{run.name} has no merged model yet", f"ax-recipe resume {run.name}")
+        raise RecipeError(f"{run.name} has no merged model yet", f"ax-recipe resume {run.word}")
     return folder
 
 

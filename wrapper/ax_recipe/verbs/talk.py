@@ -23,7 +23,7 @@ def talk(run: RunDir) -> int:
         return process.attached(["ollama", "run", there["model"]], {"OLLAMA_HOST": there["host"]})
     model = Path(orders["model"])
     if not (model / "config.json").is_file():
-        raise RecipeError(f"{run.name} has no model yet: {model} is not there", f"ax-recipe resume {run.name}")
+        raise RecipeError(f"{run.name} has no model yet: {model} is not there", f"ax-recipe resume {run.word}")
     argv = [orders["axolotl"]["python"], str(assets.probe("answer.py")), "--chat", str(model)]
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     return process.attached([*argv, orders["ship"]["system"] or ""], {**QUIET, **offline}, quiet=True)

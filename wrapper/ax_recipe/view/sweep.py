@@ -84,11 +84,12 @@ def cells(found: Sweep, results: Sequence[Result], number: int) -> list[str]:
 
 def _closing(found: Sweep, results: Sequence[Result]) -> Iterator[str]:
     best = results[0]
-    if not math.isfinite(best.eval_loss):
+    run = found.run_of(best.trial)
+    if run is None or not math.isfinite(best.eval_loss):
         yield "no trial has a held-out loss yet"
         return
     yield sure(sweep.lead(found, results))
-    yield f"Take the best further: ax-recipe resume {best.trial.run}"
+    yield f"Take the best further: ax-recipe resume {run.word}"
 
 
 def sure(lead: Interval | None) -> str:
