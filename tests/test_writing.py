@@ -28,7 +28,7 @@ from ax_recipe.recipe import recipe
 from ax_recipe.run import preparing
 from ax_recipe.ship import prompter
 from ax_recipe.verbs import writing
-from ax_recipe.verbs.writing import Answers
+from ax_recipe.verbs.choosing import Answers
 from conftest import ROOT, Invoke
 
 CHAT = {"messages": [{"role": "user", "content": "Why is it so?"}, {"role": "assistant", "content": "Arr. " * 100}]}

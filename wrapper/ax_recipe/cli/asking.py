@@ -9,8 +9,8 @@ import click
 
 from ax_recipe.errors import RecipeError
 from ax_recipe.forecast import hardware
-from ax_recipe.verbs import writing
-from ax_recipe.verbs.writing import Answers
+from ax_recipe.verbs import choosing, writing
+from ax_recipe.verbs.choosing import Answers
 
 
 def ask(
@@ -26,7 +26,7 @@ def ask(
         raise RecipeError(
             f"this is no terminal to ask at: {missing} missing", "--goal, --gpus and --name have defaults"
         )
-    base = base or _prompt("Base model (a folder, or a hub id such as Qwen/Qwen3-4B)", writing.refuse_base)
+    base = base or _prompt("Base model (a folder, or a hub id such as Qwen/Qwen3-4B)", choosing.refuse_base)
     data = data or _prompt("Data (a file or folder of rows, or a hub id)", writing.goal_of)
     usual = goal or writing.goal_of(data)
     machine = str(_machine())
