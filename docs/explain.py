@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ax_recipe.explain import explaining
+from ax_recipe.explain import explaining, numbers
 from ax_recipe.explain.topics import TOPICS
 from ax_recipe.view import topic
 
@@ -24,7 +24,7 @@ Written by `python docs/explain.py`.
 def page() -> str:
     """The whole file."""
     training = explaining.find(explaining.DEFAULT, Path("runs"), None)
-    names = explaining.numbers(training)
+    names = numbers.numbers(training)
     sections = [
         f"## {title}\n\n`ax-recipe explain {name}`\n\n{topic.body(name, names)}" for name, title in TOPICS.items()
     ]

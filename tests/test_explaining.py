@@ -13,9 +13,9 @@ from types import ModuleType
 import pytest
 
 import stories
-from ax_recipe.explain import explaining
-from ax_recipe.explain.explaining import Training
+from ax_recipe.explain import explaining, numbers
 from ax_recipe.explain.families import SHOWN
+from ax_recipe.explain.numbers import Training
 from ax_recipe.explain.topics import TOPICS
 from ax_recipe.recipe import recipe
 from ax_recipe.ship.hf_jinja import HfTemplate
@@ -130,7 +130,7 @@ def test_a_full_fine_tune_is_told_what_lora_would_be() -> None:
     assert "nothing to merge" in topic.text("merge", full)
     assert f"{32 * LAYERS * 81920:,}" in topic.text("lora", full)
     assert "a full fine-tune. As a QLoRA" in flat(topic.text("qlora", full))
-    assert explaining.numbers(training)["adapter"]["used"]
+    assert numbers.numbers(training)["adapter"]["used"]
 
 
 def test_an_axolotl_yaml_has_its_numbers_too(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_run_shows_what_was_measured(tmp_path: Path, fake_axolotl: Path) -> No
     run.output.mkdir(exist_ok=True)
     (run.output / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(head)) + head + blob)
     training = explaining.find(run.name, run.path.parent, None)
-    numbers = explaining.numbers(training)
+    found = numbers.numbers(training)
     state = training.story.state if training.story else None
     assert state is not None
     texts = {name: topic.text(name, training) for name in TOPICS}
@@ -168,7 +168,7 @@ def test_a_run_shows_what_was_measured(tmp_path: Path, fake_axolotl: Path) -> No
     norms = sorted(value for _, value in state.grad_norms.points)
     assert f"between {norms[0]:.3g} and {norms[-1]:.3g}" in texts["grad-norm"]
     assert f"to {state.loss:.4g}" in texts["loss"]
-    assert numbers["run"]["steps"] == state.step
+    assert found["run"]["steps"] == state.step
 
 
 def test_the_command_lists_explains_and_corrects(invoke: Invoke) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ax_recipe.explain.explaining import Training, numbers
+from ax_recipe.explain.numbers import Training, numbers
 from ax_recipe.explain.topics import TOPICS
 from ax_recipe.view.figures import clean, short_rate
 
