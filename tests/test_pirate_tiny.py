@@ -15,16 +15,19 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ax_recipe.forecast import architecture
 from ax_recipe.launch import outcomes
 from ax_recipe.results import evaluation
 from ax_recipe.run import rundir
 from ax_recipe.run.rundir import RunDir
-from ax_recipe.ship import adapter, deploy, llama, modelfile, source
+from ax_recipe.ship import adapter, convert, deploy, llama, modelfile, source
 from ax_recipe.ship.deploy import Wanted
 from ax_recipe.ship.export import Wishes, export
 from ax_recipe.ship.exported import read
 from ax_recipe.ship.live import Proof
+from ax_recipe.ship.llama import Engine
 from ax_recipe.ship.ollama import Ollama
+from ax_recipe.ship.size import PRECISIONS, weight_bytes
 from conftest import ROOT
 from engines import ask_both, converter_with
 
@@ -242,6 +245,31 @@ def test_the_adapter_beside_its_base_answers_as_the_merge_does(done: Done, tmp_p
     same = [reply.text.strip() == row["tuned"] for reply, row in zip(replies, rows, strict=True)]
     assert sum(same) >= len(rows) - 2
     assert {reply.ended for reply in replies} == {"stop"}
+
+
+def test_llama_cpps_own_programs_make_what_was_foretold_and_answer_as_trained(done: Done, tmp_path: Path) -> None:
+    """The real llama-quantize and llama-server, where they are at hand: `make test` builds neither."""
+    tool, server = convert.program("llama-quantize"), convert.program("llama-server")
+    if tool is None or server is None:
+        pytest.skip("no llama-quantize and llama-server on PATH or in LLAMA_CPP_DIR")
+    orders = done.run.read_json(done.run.orders)
+    model, python = Path(orders["model"]), Path(orders["axolotl"]["python"])
+    made = export(model, tmp_path / "out", Wishes(converter=converter_with(python))).source
+    shape, rows = architecture.find(str(model)), done.run.read_json(done.run.answers)
+    heads, right = set(), {}
+    for precision in (None, *PRECISIONS[2:]):
+        kind = precision.name if precision else "F16"
+        file = convert.quantise(made, tmp_path / f"{kind}.gguf", kind, tool)
+        if precision:
+            heads.add(file.stat().st_size - weight_bytes(shape, precision))
+        with llama.serve(Engine("llama-server", server), file, 256) as served:
+            replies = [served.chat([{"role": "user", "content": row["prompt"]}], 64) for row in rows]
+        right[kind] = sum(row["tuned"].startswith(reply.text.strip()) for row, reply in zip(rows, replies, strict=True))
+    assert len(heads) == 1  # nothing but the vocabulary's text is not foretold
+    assert 0 < heads.pop() < 1 << 17
+    assert right["F16"] >= len(rows) - 1
+    assert right["Q8_0"] >= len(rows) - 2
+    assert min(right.values()) >= len(rows) // 2
 
 
 def test_each_form_is_timed_in_each_engine_at_hand(done: Done) -> None:

@@ -41,7 +41,7 @@ class Precision:
 
     @property
     def by_ollama(self) -> bool:
-        """Whether ``ollama create`` makes it; others need a ready GGUF."""
+        """Whether ``ollama create`` made it until 0.34; llama-quantize makes each."""
         return self.name.upper() in QUANTISATIONS
 
 
@@ -184,7 +184,7 @@ def needed(shape: Shape, kept: Cache, precision: Precision, context: int) -> flo
 def recommend(shape: Shape, kept: Cache, memory: float, context: int, *, any_gguf: bool = False) -> Fit | None:
     """The best precision that fits ``memory`` (bytes) with ``context``, else with the longest shorter one.
 
-    Of those that Ollama makes, or of all with ``any_gguf``; None where nothing fits.
+    Of those that Ollama made until 0.34, or of all with ``any_gguf``; None where nothing fits.
     """
     by_name = {precision.name: precision for precision in PRECISIONS}
     candidates = [by_name[name] for name in _BEST_FIRST if any_gguf or by_name[name].by_ollama]

@@ -54,7 +54,7 @@ def _precisions(sized: Sized) -> Table:
             f"{8 * weights / sized.shape.parameters:.2f}",
             bytes_(weights),
             "" if each.cost is None else f"+{each.cost:.4f}",
-            "yes" if each.by_ollama else "bring a GGUF",
+            "until 0.34" if each.by_ollama else "no",
             f"{longest:,}" if longest else "does not fit",
         )
     return table
@@ -76,11 +76,11 @@ def _advice(sized: Sized) -> Iterator[Text]:
     machine = f" ({sized.machine})" if sized.machine else ""
     for_ = f"for {bytes_(sized.memory)}{machine} and a context of {sized.context:,}"
     if sized.fit is None:
-        yield Text(f"{for_}: nothing that Ollama makes fits", style("STOP"))
+        yield Text(f"{for_}: nothing down to Q4_K_S fits", style("STOP"))
     else:
         yield Text(f"{for_}: {_said(sized.fit, sized.context)}", style("OK"))
     if sized.any_fit and (sized.fit is None or sized.any_fit.precision != sized.fit.precision):
-        yield Text(f"with a ready GGUF: {_said(sized.any_fit, sized.context)}", style("label"))
+        yield Text(f"by llama-quantize: {_said(sized.any_fit, sized.context)}", style("label"))
 
 
 def _said(fit: Fit, context: int) -> str:
