@@ -15,7 +15,8 @@ from ax_recipe import assets
 from ax_recipe.codes import CODES
 from ax_recipe.errors import Problem
 from ax_recipe.recipe.document import parse
-from ax_recipe.recipe.schema import RENAMED, check, keys
+from ax_recipe.recipe.schema import check, keys
+from ax_recipe.recipe.words import RENAMED
 
 SCHEMA: dict[str, Any] = json.loads((assets.schemas() / "axolotl-0.19.0.json").read_text("utf-8"))["schema"]
 LIGER = "axolotl.integrations.liger.LigerPlugin"

@@ -18,7 +18,8 @@ from ax_recipe.errors import Problem, ProblemsError, RecipeError
 from ax_recipe.recipe import document as documents
 from ax_recipe.recipe import scoring, secret
 from ax_recipe.recipe.document import Document, Keys
-from ax_recipe.recipe.schema import RENAMED, check
+from ax_recipe.recipe.schema import check
+from ax_recipe.recipe.words import RENAMED
 
 
 @dataclass(frozen=True, slots=True)
