@@ -118,6 +118,15 @@ def test_a_recipe_is_spoken_of_in_its_own_keys(small_recipe: Path) -> None:
     assert all(problem.line for problem in found if problem.code == "AX012")
 
 
+def test_a_field_has_one_name_whoever_finds_fault_with_it(small_recipe: Path) -> None:
+    text = small_recipe.read_text(encoding="utf-8").replace("path: rows.jsonl", "path: ./row.jsonl", 1)
+    text = text.replace("type: chat_template", "type: chat_templat", 1) + "axolotl: {attn_implementation: flash_attn}\n"
+    small_recipe.write_text(text.replace("gpus: 0", "gpus: 1xA100-80GB"), encoding="utf-8")
+    found = {(problem.code, problem.key) for problem in checking.quick(str(small_recipe), None, None).problems}
+    wanted = {("AX012", "data[0].path"), ("AX003", "data[0].type"), ("AX003", "axolotl.attn_implementation")}
+    assert wanted <= found
+
+
 def test_a_recipe_that_cannot_be_split_is_a_finding(small_recipe: Path) -> None:
     found = checking.quick(str(small_recipe), "5", None).problems
     assert [problem.code for problem in found] == ["AX010"]

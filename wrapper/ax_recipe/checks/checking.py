@@ -128,7 +128,7 @@ def foreign_code(name: str, gpus: str | None, axolotl: Axolotl | None, changes: 
 
 
 def is_raw(document: Document) -> bool:
-    """Whether a YAML is Axolotl's own (``base_model``) and no recipe (``base``, ``data``)."""
+    """Whether a YAML is to be read as Axolotl's own: it has its ``base_model``, or nothing of a recipe."""
     return "base_model" in document.value or not {"base", "data"} & set(document.value)
 
 

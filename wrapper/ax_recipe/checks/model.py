@@ -141,7 +141,7 @@ def tied_heads(subject: Subject) -> Iterator[Problem]:
     """AX032: one tensor that is both embeddings and head, trained as two."""
     shape = subject.shape()
     saved = {"embed_tokens", "lm_head"} & {str(name) for name in subject.list("lora_modules_to_save")}
-    if subject.ours is not None or not saved or not shape or not shape.tied or subject.adapter is None:
+    if subject.of_recipe or not saved or not shape or not shape.tied or subject.adapter is None:
         return
     message = f"trains {' and '.join(sorted(saved))}, which {shape.name} ties together: the merge keeps one of them"
     yield subject.problem("AX032", "lora_modules_to_save", message, "Leave it out, or train with an ax-recipe recipe.")

@@ -22,7 +22,7 @@ _KINDS = ("json", "csv", "text", "parquet", "arrow", "webdataset", "xml", "image
 
 def files(subject: Subject) -> Iterator[Problem]:
     """AX012: a tokenizer, an adapter or a checkpoint that is not there."""
-    if subject.ours is not None:  # a recipe's are made on the way
+    if subject.of_recipe:  # a recipe's are made on the way
         return
     for key in _ON_THE_HUB_OR_HERE:
         text = subject.text(key)

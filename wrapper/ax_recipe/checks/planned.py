@@ -19,9 +19,7 @@ def subjects(plan: Plan, axolotl: Axolotl | None) -> Iterator[Subject]:
     scratch = isinstance(plan.recipe.base, Scratch)
     for config, hardware in ((plan.base, CPU), (plan.train, plan.hardware)):
         if config:
-            spelt = {key: origin.recipe_key for key, origin in config.origins.items() if origin.recipe_key}
-            document = preparing.in_recipe_lines(plan.recipe, config)
-            yield Subject(document, hardware, folder, axolotl, spelt, scratch)
+            yield Subject(preparing.in_recipe_lines(plan, config), hardware, folder, axolotl, scratch)
 
 
 def refuse(plan: Plan, axolotl: Axolotl | None, examine: Callable[[Subject], list[Problem]]) -> list[Problem]:

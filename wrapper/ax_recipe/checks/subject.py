@@ -25,16 +25,19 @@ ADAPTERS = frozenset(["lora", "qlora"])
 class Subject:
     """One Axolotl config to be looked at.
 
-    ``folder`` is where its file lies. ``ours``: what the recipe that it was made of calls each key, None for a YAML of
-    Axolotl's own. ``made``: its base is made by the run itself, and may not be there yet.
+    ``folder`` is where its file lies. ``made``: its base is made by the run itself, and may not be there yet.
     """
 
     document: Document
     hardware: Hardware
     folder: Path
     axolotl: Axolotl | None = None
-    ours: Mapping[str, Keys] | None = None
     made: bool = False
+
+    @property
+    def of_recipe(self) -> bool:
+        """Whether it was made of a recipe, rather than read from a YAML of Axolotl's own."""
+        return self.document.ours is not None
 
     @property
     def keys(self) -> Mapping[str, Any]:
@@ -128,8 +131,8 @@ class Subject:
         """A finding at ``key`` of the config's file."""
         path = (key,) if isinstance(key, str) else key
         line = self.document.line(path) if path else None
-        spelt = (*self.ours[path[0]], *path[1:]) if self.ours and path and path[0] in self.ours else path
-        return Problem(code, severity, message, self.document.file, line, dotted(spelt) or None, fix)
+        named = dotted(self.document.spelt(path)) or None
+        return Problem(code, severity, message, self.document.file, line, named, fix)
 
 
 def is_true(value: Any) -> bool:

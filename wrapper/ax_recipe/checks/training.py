@@ -150,7 +150,7 @@ def warmup(subject: Subject) -> Iterator[Problem]:
 def output_folder(subject: Subject) -> Iterator[Problem]:
     """AX039, AX040: a folder that is in use."""
     text = subject.text("output_dir")
-    ours = subject.ours is not None and subject.keys.get("reinit_weights")  # a base made here lies in our own cache
+    ours = subject.of_recipe and subject.keys.get("reinit_weights")  # a base made here lies in our own cache
     if text is None or ours or not names_a_file(text):
         return
     folder, base = Path(text).expanduser(), subject.base()

@@ -31,13 +31,22 @@ _BROKEN = (yaml.YAMLError, ValueError, TypeError, KeyError, IndexError, Attribut
 class Document:
     """A YAML file as read: ``lines`` maps the path of every key and list item to its line, from 1.
 
-    ``problems`` are findings that did not stop the reading (AX005, a key given twice).
+    ``problems`` are findings that did not stop the reading (AX005, a key given twice). Of a config that was made of a
+    recipe, ``ours`` is what the recipe calls each key; it can name any other under the block ``room``.
     """
 
     value: Mapping[str, Any]
     lines: Mapping[Keys, int] = field(default_factory=lambda: MappingProxyType({}))
     file: str | None = None
     problems: tuple[Problem, ...] = ()
+    ours: Mapping[Any, Keys] | None = None
+    room: Keys = ()
+
+    def spelt(self, path: Keys) -> Keys:
+        """``path`` as the person's file has it."""
+        if self.ours is None or not path:
+            return path
+        return (*self.ours.get(path[0], (*self.room, path[0])), *path[1:])
 
     def line(self, path: Keys) -> int | None:
         """Find the line of ``path``, or of the nearest thing around it that has one."""

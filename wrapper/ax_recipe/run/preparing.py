@@ -184,16 +184,13 @@ def base_folder(recipe: Recipe, axolotl: Axolotl | None) -> Path:
 def problems(plan: Plan, axolotl: Axolotl | None) -> list[Problem]:
     """What is wrong with the planned keys, by the schema of the Axolotl in use; lines are the recipe's."""
     known = axolotl_schema(axolotl)["schema"]
-    configs = [config for config in (plan.base, plan.train) if config]
-    return [
-        problem
-        for config in configs
-        for problem in schema.check(in_recipe_lines(plan.recipe, config), known, known_plugins=[stages.PLUGIN])
-    ]
+    documents = [in_recipe_lines(plan, config) for config in (plan.base, plan.train) if config]
+    return [each for found in documents for each in schema.check(found, known, known_plugins=[stages.PLUGIN])]
 
 
-def in_recipe_lines(recipe: Recipe, config: Config) -> Document:
-    """The config as a document whose every key lies where the recipe says it."""
+def in_recipe_lines(plan: Plan, config: Config) -> Document:
+    """One of the plan's configs as a document whose every key lies where the recipe says it, under the same name."""
+    recipe, raw = plan.recipe, ("base", "axolotl") if config is plan.base else ("axolotl",)
     lines: dict[Keys, int] = {}
     for key, origin in config.origins.items():
         room = origin.recipe_key
@@ -202,7 +199,8 @@ def in_recipe_lines(recipe: Recipe, config: Config) -> Document:
         for path, line in recipe.document.lines.items():
             if path[: len(room)] == room:
                 lines[(key, *path[len(room) :])] = line
-    return Document(config.values, lines, recipe.document.file)
+    ours = {key: origin.recipe_key for key, origin in config.origins.items() if origin.recipe_key}
+    return Document(config.values, lines, recipe.document.file, ours=ours, room=raw)
 
 
 def writes(prepared: Prepared, only: Collection[str] = ()) -> list[Need]:
