@@ -22,8 +22,9 @@ from ax_recipe.cli.program import FORMS
 from ax_recipe.errors import RecipeError
 from ax_recipe.forecast import hardware
 from ax_recipe.forecast.hardware import Hardware
-from ax_recipe.launch import sweep
-from ax_recipe.launch.sweep import Axis, Wishes
+from ax_recipe.launch import grid, sweep
+from ax_recipe.launch.grid import Axis
+from ax_recipe.launch.sweep import Wishes
 from ax_recipe.results import evaluation
 from ax_recipe.results.intervals import Interval
 from ax_recipe.run import rundir, stages
@@ -46,24 +47,24 @@ DEADLINE_S = 60.0
     ],
 )
 def test_commas_part_values_and_brackets_keep_them(change: str, values: tuple[str, ...]) -> None:
-    assert sweep.axis(change).values == values
+    assert grid.axis(change).values == values
 
 
 @pytest.mark.parametrize("change", ["lora.r", "lora.r=", "lora.r=1,,2", "lora.r=1,", "=1"])
 def test_what_is_no_list_of_values_is_refused(change: str) -> None:
     with pytest.raises(RecipeError):
-        sweep.axis(change)
+        grid.axis(change)
 
 
 @given(some.lists(some.integers(1, 4), min_size=1, max_size=4), some.integers(0, 99), some.integers(1, 20))
 def test_grids_hold_every_combination_once_and_samples_some_of_them(sizes: list[int], seed: int, most: int) -> None:
     axes = [Axis(f"k{place}", tuple(map(str, range(size)))) for place, size in enumerate(sizes)]
-    grid = sweep.combinations(axes, Wishes(()))
-    assert len(grid) == len(set(grid)) == math.prod(sizes)
-    sample = sweep.combinations(axes, Wishes((), most, sampled=True, seed=seed))
-    assert len(sample) == len(set(sample)) == min(most, len(grid))
-    assert set(sample) <= set(grid)
-    assert sample == sweep.combinations(axes, Wishes((), most, sampled=True, seed=seed))
+    every = grid.combinations(axes)
+    assert len(every) == len(set(every)) == math.prod(sizes)
+    sample = grid.combinations(axes, most, seed)
+    assert len(sample) == len(set(sample)) == min(most, len(every))
+    assert set(sample) <= set(every)
+    assert sample == grid.combinations(axes, most, seed)
 
 
 def test_gpus_are_lent_in_sets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +158,7 @@ import sys
 from ax_recipe import axolotl
 from ax_recipe.forecast import hardware
 from ax_recipe.run import rundir
-from ax_recipe.launch import sweep
+from ax_recipe.launch import grid, sweep
 place = sweep.Place(rundir.root(), axolotl.find(), hardware.CPU, ("0", "1"))
 sweep.Sweep(sys.argv[1], sweep.Wishes(("lora.r=2,4,8",)), place).go(print)
 """

@@ -10,7 +10,6 @@ import itertools
 import json
 import math
 import os
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,9 +21,8 @@ import yaml
 from ax_recipe.axolotl import Axolotl
 from ax_recipe.checks import all as checks
 from ax_recipe.checks import planned, trust
-from ax_recipe.errors import RecipeError
 from ax_recipe.forecast.hardware import Hardware
-from ax_recipe.launch import runner
+from ax_recipe.launch import grid, runner
 from ax_recipe.observe import rules
 from ax_recipe.observe.feed import Feed
 from ax_recipe.recipe import recipe
@@ -39,14 +37,6 @@ from ax_recipe.run.runs import Row
 STAGES = ("base", "preprocess", "train", "evaluate")
 POLL_S = 0.5
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """One key and the values that it takes in turn, each as YAML text."""
-
-    key: str
-    values: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,56 +106,6 @@ class Result:
         return "finished" if self.row.eval_loss is not None else self.row.status
 
 
-def axis(change: str) -> Axis:
-    """Read ``train.learning_rate=1e-4,2e-4``; a comma inside brackets, braces or quotes parts no values.
-
-    :raises RecipeError: it is not of that form.
-    """
-    key, _, text = change.partition("=")
-    values = tuple(each.strip() for each in _parts(text))
-    if not all(values):
-        raise RecipeError(f"--set {change}: an empty value", "for example --set train.learning_rate=1e-4,2e-4")
-    for each in values:
-        recipe.parse_change(f"{key}={each}")
-    return Axis(key, values)
-
-
-def _parts(text: str) -> Iterator[str]:
-    depth, quote, start = 0, "", 0
-    for place, letter in enumerate(text):
-        if quote:
-            quote = "" if letter == quote else quote
-        elif letter in "\"'":
-            quote = letter
-        else:
-            depth += (letter in "[{") - (letter in "]}")
-            if letter == "," and not depth:
-                yield text[start:place]
-                start = place + 1
-    yield text[start:]
-
-
-def combinations(axes: Sequence[Axis], wishes: Wishes) -> list[tuple[str, ...]]:
-    """The changes of each trial: the grid in order, or a sample of it without repetition."""
-    sizes = [len(each.values) for each in axes]
-    total = math.prod(sizes)
-    count = min(total, wishes.most or total)
-    numbers = random.Random(wishes.seed).sample(range(total), count) if wishes.sampled else range(count)
-    return [tuple(map(_change, axes, _digits(number, sizes))) for number in numbers]
-
-
-def _digits(number: int, sizes: Sequence[int]) -> list[int]:
-    digits = []
-    for size in reversed(sizes):
-        number, digit = divmod(number, size)
-        digits.append(digit)
-    return digits[::-1]
-
-
-def _change(each: Axis, at: int) -> str:
-    return f"{each.key}={each.values[at]}"
-
-
 class Sweep:
     """The trials of one grid, kept in ``folder``: the same command finds them again."""
 
@@ -176,13 +116,14 @@ class Sweep:
         """
         self.name, self.wishes, self.place = name, wishes, place
         first = recipe.load(name)
-        self.axes = [axis(change) for change in wishes.changes]
+        self.axes = [grid.axis(change) for change in wishes.changes]
         text = first.file.read_text(encoding="utf-8")
         content = [text, str(place.hardware), place.devices, [asdict(each) for each in self.axes]]
         digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
         self.folder = place.runs / "sweeps" / f"{first.name}-{digest}"
         known = {trial.changes: trial for trial in self._read()}
-        wanted = {changes: known.get(changes, Trial(changes)) for changes in combinations(self.axes, wishes)}
+        tried = grid.combinations(self.axes, wishes.most, wishes.seed if wishes.sampled else None)
+        wanted = {changes: known.get(changes, Trial(changes)) for changes in tried}
         # Another --max or --seed of the same grid adds to what is there.
         self.trials = [*wanted.values(), *(each for each in known.values() if each.run and each.changes not in wanted)]
         self._started: set[tuple[str, ...]] = set()
