@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import yaml
 
 from ax_recipe import assets
 from ax_recipe.errors import RecipeError
+from ax_recipe.observe import rules
+from ax_recipe.observe.feed import Feed
 from ax_recipe.run import belonging, mirror, rundir, seal
 from ax_recipe.run.rundir import RunDir
 from ax_recipe.survive import checkpoints
@@ -308,6 +311,22 @@ def test_a_place_that_vanishes_ends_no_training_and_is_made_good_when_it_is_back
     assert done.returncode == 0, done.stderr
     assert listed(there / run.name)["checkpoint"] == "checkpoint-4"
     assert not run.mirror.read()["error"]
+
+
+def test_who_watches_is_told_that_it_is_no_longer_kept_and_that_it_is_again(done: RunDir) -> None:
+    told = done.mirror.read()
+    with done.held():
+        feed = Feed(done)
+        feed.poll()
+        assert f"mirror: {done.mirror.words()}" in feed.state.lines
+        done.write_json(done.mirror.told, {**told, "error": "no route to host", "hint": "see"})
+        feed.poll()
+        (alert,) = (alert for alert in feed.state.alerts if alert.rule == "mirror")
+        assert alert.message.startswith("The run is no longer kept elsewhere: no route to host.")
+        done.write_json(done.mirror.told, told)
+        feed.poll()
+        rules.ask(feed.state, "sample", time.time() + 30)  # as it does whenever it looks at the disk
+        assert "mirror" not in {alert.rule for alert in feed.state.alerts}
 
 
 def test_a_run_can_go_on_without_its_mirror(command: Command, done: RunDir, there: Path) -> None:

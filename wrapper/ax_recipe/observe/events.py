@@ -215,6 +215,15 @@ class DiskSample:
 
 
 @dataclass(frozen=True, slots=True)
+class MirrorSample:
+    """What is where else the run is kept, in words; ``error`` is why it is not all of it."""
+
+    words: str
+    error: str = ""
+    time: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed: the one way in which silence becomes known."""
 
@@ -248,6 +257,7 @@ Event = (
     | StageEnded
     | GpuSample
     | DiskSample
+    | MirrorSample
     | Tick
     | Line
 )
@@ -270,6 +280,7 @@ TYPES: dict[str, type[Any]] = {
     "stage_ended": StageEnded,
     "gpu_sample": GpuSample,
     "disk_sample": DiskSample,
+    "mirror_sample": MirrorSample,
     "tick": Tick,
     "line": Line,
 }

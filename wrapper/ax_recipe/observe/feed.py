@@ -116,7 +116,7 @@ class Feed:
 
     def _forget(self) -> None:
         """Start the figures anew: those of the base's pre-training say nothing about the fine-tuning."""
-        kept = {name: getattr(self.state, name) for name in ("stages", "gpus", "lines", "started", "now")}
+        kept = {name: getattr(self.state, name) for name in ("stages", "gpus", "mirror", "lines", "started", "now")}
         fresh = State(**kept)
         for each in fields(State):
             setattr(self.state, each.name, getattr(fresh, each.name))
@@ -187,8 +187,7 @@ class Feed:
             self._tell(events.Line(str(self.run.job), time=time.time()))
         if (word := self.run.mirror.words()) != self._mirror:
             self._mirror = word
-            failed = bool(self.run.mirror.read().get("error"))
-            self._tell((events.Warned if failed else events.Line)(f"mirror: {word}", time=time.time()))
+            self._tell(events.MirrorSample(word, str(self.run.mirror.read().get("error", "")), time.time()))
         if now - self._disk_read >= DISK_EVERY_S:
             self._disk_read = now
             advance(self.state, _disk(self.run))

@@ -338,6 +338,12 @@ def disk(given: Given, rule: Rule) -> Reading | None:
     return Reading(room.free_gib < limit, room.free_gib, limit, words)
 
 
+def mirror(given: Given, _rule: Rule) -> Reading | None:
+    """Whether the last copy to where else the run is kept failed."""
+    told = given.state.mirror
+    return Reading(bool(told.error), float(bool(told.error)), 0, {"error": told.error.rstrip(".")}) if told else None
+
+
 def stale(given: Given, rule: Rule) -> Reading | None:
     """Steps since the last checkpoint against the configured interval."""
     state = given.state

@@ -30,6 +30,7 @@ from ax_recipe.observe.events import (
     Interrupted,
     Line,
     Metrics,
+    MirrorSample,
     Parameters,
     Phase,
     Registered,
@@ -49,7 +50,7 @@ TAIL = 200
 LINE_CHARS = 2000  # of a line in the tail: a log may hold one of megabytes
 PACE_STEPS = 50
 _COUNTED = frozenset((Phase, Began, Step, Metrics, Evaluation, Saved, Completed, Parameters))
-_OUTSIDE = frozenset((Tick, GpuSample, DiskSample))  # what comes whether the run does anything or not
+_OUTSIDE = frozenset((Tick, GpuSample, DiskSample, MirrorSample))  # what comes whether the run does anything or not
 _CURVE_NAMES = ("losses", "eval_losses", "grad_norms", "learning_rates", "actives", "throughputs")
 _NUMBERS = ("step", "epoch", "loss", "eval_loss", "first_eval_loss", "logged_step", "repeats", "checkpoint")
 _NOISE = ("ChildFailedError", "CalledProcessError", "SystemExit", "failed (exitcode:", "the log ends inside a")
@@ -170,6 +171,7 @@ class State:
     gpus: tuple[Gpu, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     disk: DiskSample | None = None
+    mirror: MirrorSample | None = None
     alerts: list[Alert] = field(default_factory=list)
     past: list[Alert] = field(default_factory=list)
     held: dict[str, Held] = field(default_factory=dict)
@@ -579,6 +581,12 @@ def _disk_sample(state: State, event: DiskSample) -> None:
     rules.ask(state, "sample", event.time or state.now or 0.0)
 
 
+def _mirror_sample(state: State, event: MirrorSample) -> None:
+    state.mirror = event
+    state.lines.append(f"mirror: {event.words[:LINE_CHARS]}")
+    rules.ask(state, "sample", event.time or state.now or 0.0)
+
+
 def _tick(_state: State, _event: Tick) -> None:
     """The time was taken already."""
 
@@ -605,6 +613,7 @@ _FOLDS: dict[type[Any], Any] = {
     StageEnded: _stage_ended,
     GpuSample: _gpu_sample,
     DiskSample: _disk_sample,
+    MirrorSample: _mirror_sample,
     Tick: _tick,
     Line: _line,
 }

@@ -331,6 +331,16 @@ RULES: tuple[Rule, ...] = (
         window=30,
     ),
     Rule(
+        "mirror",
+        "WATCH",
+        "The run is no longer kept elsewhere: {error}. It trains on; `ax-recipe status` says what is there.",
+        "judgement",
+        "sample",
+        "the last copy to the run's mirror failed",
+        measures.mirror,
+        window=1,
+    ),
+    Rule(
         "stale_checkpoint",
         "WATCH",
         "No checkpoint for {since} steps, where one was due every {interval}: a crash now costs all of them.",
