@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import yaml
 
 from ax_recipe.cli import STAGES, main
 from ax_recipe.cli.program import GROUPS
+from ax_recipe.forecast import hardware
 from ax_recipe.run import stages
 from conftest import Invoke
 
@@ -294,3 +296,51 @@ def test_a_sweep_of_one_value_is_no_sweep(invoke: Invoke, small_recipe: Path) ->
     alone = invoke("sweep", str(small_recipe), "--set", "lora.r=8", "--dry-run")
     assert alone.exit_code == 2
     assert "--set lora.r=16,64" in alone.stderr
+
+
+@pytest.mark.parametrize("verb", ["run", "render", "show", "doctor"])
+def test_an_axolotl_yaml_is_told_from_a_recipe(verb: str, invoke: Invoke, tmp_path: Path) -> None:
+    file = tmp_path / "axolotl.yml"
+    file.write_text("base_model: x\ndatasets: [{path: rows.jsonl, type: alpaca}]\nwandb_projct: y\n", encoding="utf-8")
+    done = invoke(verb, str(file))
+    assert done.exit_code == 2
+    assert "is an Axolotl YAML, and this wants a recipe" in done.stderr
+    assert "unknown key" not in done.stderr
+
+
+def test_doctor_misses_the_gpus_that_a_recipe_is_made_for(command: Command) -> None:
+    if hardware.here().count:
+        pytest.skip("this machine has GPUs")
+    assert '"absent"' in command("doctor", "--json").stdout
+    done = command("doctor", "pirate", "--json")
+    assert done.returncode == 3
+    assert {row["state"] for row in json.loads(done.stdout) if row["name"] == "GPUs"} == {"missing"}
+
+
+def test_what_is_for_reading_is_for_programs_as_well(invoke: Invoke) -> None:
+    log = str(Path(__file__).parent / "logs" / "axolotl-0.19.0-4gpu-ok.log")
+    told = json.loads(invoke("replay", log, "--explain", "--json").stdout)
+    assert told["severity"] == "OK"
+    assert "hang" in {rule["rule"] for rule in told["rules"]}
+    assert "cuda-oom" in json.loads(invoke("diagnose", "--list", "--json").stdout)
+
+
+def test_a_copy_takes_no_answers(invoke: Invoke, tmp_path: Path) -> None:
+    done = invoke("new", str(tmp_path / "mine"), "--from", "pirate", "--base", "x")
+    assert done.exit_code == 2
+    assert "--from copies a recipe as it is" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_colours_are_left_where_nobody_wants_them(tmp_path: Path) -> None:
+    script = shlex.join([sys.executable, "-m", "ax_recipe", "show", "nothing"])
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "wrapper")}
+    for variables, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
+        argv = ["script", "--quiet", "--command", script, str(tmp_path / "typescript")]
+        shown = subprocess.run(argv, capture_output=True, env=environment | variables, check=False).stdout
+        assert b"error:" in shown
+        assert (b"\x1b[31m" in shown) == coloured
+
+
+def test_part_of_a_topics_name_finds_it(invoke: Invoke) -> None:
+    assert "did you mean kv-cache?" in invoke("explain", "kv").stderr

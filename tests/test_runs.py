@@ -137,7 +137,9 @@ def test_a_run_that_failed_has_a_report_too(invoke: Invoke, tmp_path: Path) -> N
 def test_rm_asks_and_takes_a_whole_name_only(invoke: Invoke, command: Command, tmp_path: Path) -> None:
     run = stories.made(stories.written(tmp_path))
     assert command("rm", "mine", "--yes").returncode == 2
-    assert command("rm", run.name).returncode == 130, "nobody said yes"
+    unasked = command("rm", run.name)
+    assert unasked.returncode == 2, "nobody said yes"
+    assert "--yes removes it unasked" in unasked.stderr
     assert run.path.exists()
     assert command("rm", run.name, "--yes").returncode == 0
     assert not run.path.exists()

@@ -23,16 +23,15 @@ def replay(log: Path, exit_code: int | None, target: tuple[float, float] | None,
     from ax_recipe.observe.state import summary
 
     state, is_training = replays.read(log, exit_code)
-    if as_json:  # whoever reads it gets its keys of any file; the exit code says the rest
+    if as_json and not explain:  # whoever reads it gets its keys of any file; the exit code says the rest
         click.echo(json.dumps(summary(state, target), indent=1))
     if not is_training:
         replays.refuse(log)
-    if as_json:
-        return
     if explain:
         from ax_recipe.view import explain as view
 
-        click.echo("\n".join(view.lines(state, target)))
+        click.echo(view.as_json(state, target) if as_json else "\n".join(view.lines(state, target)))
+    if explain or as_json:
         return
     value = summary(state, target)
     for name, figure in value.items():
@@ -56,7 +55,9 @@ def diagnose(name: str | None, exit_code: int | None, listing: bool, runs: str |
     from ax_recipe.view import diagnose as view
 
     if listing:
-        click.echo("\n".join(view.causes()))
+        causes = view.causes()
+        rows = "\n".join(f"{name:<24}{sentence}" for name, sentence in causes.items())
+        click.echo(json.dumps(causes, indent=1) if as_json else rows)
         return
     log = Path(name) if name and Path(name).is_file() else None
     found = diagnoses.diagnose(log, exit_code) if log else diagnoses.of_run(rundir.find(rundir.root(runs), name))
@@ -74,7 +75,7 @@ def diagnose(name: str | None, exit_code: int | None, listing: bool, runs: str |
 @axolotl_option
 @json_option
 def doctor(name: str | None, runs: str | None, axolotl: str | None, as_json: bool) -> int:
-    """Look at what this machine has for a run, and for the accounts that a recipe logs to."""
+    """Look at what this machine has for a run; of a recipe, also its GPUs and the accounts that it logs to."""
     from ax_recipe.run import rundir
     from ax_recipe.verbs import doctor as doctors
 

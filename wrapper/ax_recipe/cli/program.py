@@ -107,13 +107,14 @@ class Verbs(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run a verb and leave with its exit code."""
+        color = False if os.environ.get("NO_COLOR") else None  # no-color.org; click knows it not
         try:
-            code = super().main(*args, **{**extra, "standalone_mode": False})
+            code = super().main(*args, **{"color": color, **extra, "standalone_mode": False})
         except click.ClickException as error:
             error.show()
             code = error.exit_code
         except AxRecipeError as error:
-            click.echo(f"{ERROR} {error}", err=True)
+            click.echo(f"{ERROR} {error}", err=True, color=color)
             code = error.exit_code
         except (click.Abort, KeyboardInterrupt):
             code = INTERRUPTED
@@ -121,7 +122,7 @@ class Verbs(click.Group):
             if error.errno not in REFUSALS:
                 raise
             _forget_output()
-            click.echo(f"{ERROR} {error.filename or 'the output'}: {error.strerror}", err=True)
+            click.echo(f"{ERROR} {error.filename or 'the output'}: {error.strerror}", err=True, color=color)
             code = MISSING
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -215,6 +216,7 @@ until_option = click.option(
 )
 runs_option = click.option("--runs", metavar="DIR", help="The folder of all runs (else AX_RECIPE_RUNS, else ./runs).")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+events_option = click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
 trust_option = click.option(
     "--trust", is_flag=True, help="Let it run what came with it: plugins, remote code, a run folder's programs."
 )

@@ -18,6 +18,7 @@ from ax_recipe.cli.program import (
     recipe_options,
     runs_option,
 )
+from ax_recipe.errors import RecipeError
 
 # Those of writing.GOALS, which costs too much to import for --help; a test holds them together.
 GOALS = ("chat", "instruct", "completion", "pretrain", "preference")
@@ -80,6 +81,8 @@ def new(
     from ax_recipe.verbs import writing
 
     if source:
+        if any(told is not None for told in (base, data, goal, gpus, ollama)):
+            raise RecipeError("--from copies a recipe as it is, and asks nothing", "leave --from, or change the copy")
         written = writing.copy(source, asking.given(name or named, "a name for the copy"))
     else:
         answers = asking.ask(name or named, base, data, goal, gpus, ollama)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import click
@@ -17,6 +19,7 @@ from ax_recipe.cli.program import (
     runs_option,
     trust_option,
 )
+from ax_recipe.errors import RecipeError
 
 
 @main.command("runs", epilog=example("ax-recipe runs", "ax-recipe runs --recipe pirate --sort eval-loss"))
@@ -110,6 +113,8 @@ def reproduce(
     for line in differences or ["nothing is different"]:
         click.echo(f"  {line}", err=True)
     if dry_run:
+        if as_json:
+            click.echo(json.dumps({"run": found.name, "as": prepared.run.name, "differences": differences}, indent=1))
         return 0
     rundir.create(prepared.run, prepared.files)
     runner.launch(prepared.run)
@@ -130,8 +135,6 @@ def fetch(url: str, gpus: int | None, trust: bool, axolotl: str | None, runs: st
 
     What goes on here is its newest whole checkpoint, planned anew for this machine; what is different is said.
     """
-    import json
-
     from ax_recipe import axolotl as environment
     from ax_recipe.run import mirror, rundir
     from ax_recipe.verbs import fetching
@@ -158,6 +161,11 @@ def rm(name: str, yes: bool, runs: str | None) -> None:
     found = all_runs.exactly(rundir.root(runs), name)
     all_runs.refuse_running(found)
     if not yes:
-        click.confirm(f"Remove {found.path} ({all_runs.size_gib(found):.2f} GiB, weights included)?", abort=True)
+        try:
+            click.confirm(f"Remove {found.path} ({all_runs.size_gib(found):.2f} GiB, weights included)?", abort=True)
+        except click.Abort as abort:
+            if sys.stdin.isatty():
+                raise
+            raise RecipeError("nobody answered, so nothing is removed", "--yes removes it unasked") from abort
     all_runs.remove(found)
     click.echo(f"{found.name}: removed")

@@ -12,6 +12,7 @@ import click
 from ax_recipe.cli.program import (
     STAGES,
     again,
+    events_option,
     example,
     explain_option,
     for_dry_run,
@@ -39,7 +40,7 @@ from ax_recipe.cli.program import (
 @click.option("--force", is_flag=True, help="Start even where the disk or the memory will not do.")
 @mirror_option
 @runs_option
-@json_option
+@events_option
 @node_options
 @recipe_options
 def run(
@@ -71,6 +72,7 @@ def run(
     from ax_recipe.recipe import recipe
     from ax_recipe.run import mirror as mirrors
     from ax_recipe.run import preparing, rundir
+    from ax_recipe.verbs import attend
 
     wanted = recipe.load(name, changes)
     several = cluster.asked(**nodes)
@@ -86,9 +88,9 @@ def run(
     trusting.refuse(wanted, warnings, trusted=trust)
     before = None if new else earlier.find(prepared)
     if before:
-        at_end = before.current_state().status == "finished"
-        goes_on = "and has finished: this came out" if at_end else "so it goes on"
-        click.echo(f"{before.name} is this very run, {goes_on} (--new starts another)", err=True)
+        click.echo(f"{before.name} is this very run, {attend.found(before)} (--new starts another)", err=True)
+        if before.worker:
+            return attend.attend(before, as_json=as_json, owns=False)
         if not force:
             disk.refuse(preparing.left(before, until), ways="")
         return again(str(before.path), runs, (), as_json, trust, (on_oom, on_hang, time_limit), until, mirror)
@@ -103,7 +105,6 @@ def run(
     checking.ask_before(prepared.plan, found, lambda words: click.echo(words, err=True))
     from ax_recipe.launch import mirroring, runner
     from ax_recipe.survive import policy
-    from ax_recipe.verbs import attend
 
     told = policy.Policy().told(on_oom, on_hang, time_limit)
     if place:
@@ -124,7 +125,7 @@ def run(
 @click.option("--force", is_flag=True, help="Go on even where the disk will not do.")
 @mirror_option
 @runs_option
-@json_option
+@events_option
 def resume(
     name: str | None,
     until: str | None,
@@ -162,7 +163,7 @@ def resume(
 @click.argument("name", required=False, metavar="[RUN]")
 @explain_option
 @runs_option
-@json_option
+@events_option
 def watch(name: str | None, explain: bool, runs: str | None, as_json: bool) -> int:
     """Show a run (the newest) that goes on, or what came of one that has ended."""
     from ax_recipe.run import rundir
@@ -174,7 +175,8 @@ def watch(name: str | None, explain: bool, runs: str | None, as_json: bool) -> i
     from ax_recipe.observe import feed
     from ax_recipe.view import explain as view
 
-    click.echo("\n".join(view.lines(feed.trained(found), attend.target_of(found))))
+    state, target = feed.trained(found), attend.target_of(found)
+    click.echo(view.as_json(state, target) if as_json else "\n".join(view.lines(state, target)))
     return 0
 
 
@@ -185,10 +187,11 @@ def watch(name: str | None, explain: bool, runs: str | None, as_json: bool) -> i
 def status(name: str | None, runs: str | None, as_json: bool) -> None:
     """Show how far a run (the newest) has come: pre-trained, fine-tuned, merged, deployed."""
     from ax_recipe.run import rundir
+    from ax_recipe.survive import proof
     from ax_recipe.verbs import attend
 
     found = rundir.find(rundir.root(runs), name)
-    state = found.current_state()
+    state = proof.standing(found)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     click.echo(attend.as_json(found, state) if as_json else attend.summary(found, state, width))
 

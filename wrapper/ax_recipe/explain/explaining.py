@@ -38,7 +38,7 @@ def topic(name: str) -> str:
     plain = name.lower().replace("_", "-").replace(" ", "-").replace("quantiz", "quantis")
     if plain in TOPICS:
         return plain
-    near = get_close_matches(plain, TOPICS, n=3, cutoff=0.5)
+    near = [name for name in TOPICS if plain in name] or get_close_matches(plain, TOPICS, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"topics: {', '.join(TOPICS)}"
     raise RecipeError(f"no topic is called {name!r}", hint)
 

@@ -199,6 +199,11 @@ def load(name: str, changes: Sequence[str] = ()) -> Recipe:
     """
     path = find(name)
     document = documents.read(path)
+    if is_axolotl(document):
+        raise RecipeError(
+            f"{path} is an Axolotl YAML, and this wants a recipe",
+            "check, plan and data take it as it is; a recipe says less, and `ax-recipe new` writes one",
+        )
     value = copy.deepcopy(dict(document.value))
     for change in changes:
         _apply(value, change)
@@ -209,6 +214,11 @@ def load(name: str, changes: Sequence[str] = ()) -> Recipe:
     if any(problem.severity == "error" for problem in problems):
         raise ProblemsError(problems)
     return Recipe(name=path.stem, document=document, **_filled(schema(), document.value), changes=tuple(changes))
+
+
+def is_axolotl(document: Document) -> bool:
+    """Whether a YAML is Axolotl's own (``base_model``) and no recipe (``base``, ``data``)."""
+    return "base_model" in document.value and not {"base", "data"} & set(document.value)
 
 
 def _impossible(document: Document) -> Iterator[Problem]:

@@ -14,6 +14,8 @@ from ax_recipe import __version__, axolotl
 from ax_recipe.errors import MissingError
 from ax_recipe.forecast import hardware
 from ax_recipe.recipe import recipe as recipes
+from ax_recipe.recipe.recipe import Recipe
+from ax_recipe.run import preparing
 from ax_recipe.ship import convert
 
 ENOUGH_DISK_GIB = 60  # an 8B base, its adapter, its merge and its GGUF side by side
@@ -29,13 +31,23 @@ class Finding:
 
 
 def examine(named_axolotl: str | None, runs: Path, recipe: str | None = None) -> list[Finding]:
-    """Look at everything that a run may need; of ``recipe``, also the services that it logs to."""
+    """Look at everything that a run may need; of ``recipe``, also its GPUs and the services that it logs to."""
     findings = [Finding("ax-recipe", "ok", f"{__version__}, python {platform.python_version()}")]
     findings += _axolotl(named_axolotl)
+    wanted = recipes.load(recipe) if recipe else None
+    findings.append(_gpus(wanted))
+    return [*findings, *_disk(runs), *_accounts(), _ollama(), _llama_cpp(), *(_loggers(wanted) if wanted else ())]
+
+
+def _gpus(recipe: Recipe | None) -> Finding:
     machine = hardware.here()
+    if recipe:
+        try:
+            hardware.lend(None, machine, preparing.wanted_hardware(recipe))
+        except MissingError as error:
+            return Finding("GPUs", "missing", f"{error.message}; {error.hint}")
     none = "none: pirate-tiny and pirate-small train on the CPU"
-    findings.append(Finding("GPUs", "ok" if machine.count else "absent", str(machine) if machine.count else none))
-    return [*findings, *_disk(runs), *_accounts(), _ollama(), _llama_cpp(), *_loggers(recipe)]
+    return Finding("GPUs", "ok" if machine.count else "absent", str(machine) if machine.count else none)
 
 
 def _axolotl(named: str | None) -> Iterator[Finding]:
@@ -100,11 +112,9 @@ _LOGGERS = (
 )  # fmt: skip
 
 
-def _loggers(name: str | None) -> Iterator[Finding]:
+def _loggers(recipe: Recipe) -> Iterator[Finding]:
     """The services that a recipe logs to, and whether an account is logged in to each; asks no network."""
-    if name is None:
-        return
-    config = recipes.load(name).axolotl
+    config = recipe.axolotl
     for logger in _LOGGERS:
         used = [key for key in logger.keys if config.get(key) not in (None, False, "")]
         if not used or (config.get("wandb_mode") in ("offline", "disabled") and logger.name == "wandb"):

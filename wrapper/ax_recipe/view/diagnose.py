@@ -42,6 +42,6 @@ def _wrapped(text: str, indent: str, first: str | None = None) -> list[str]:
     return textwrap.wrap(clean(text), WIDTH, initial_indent=start, subsequent_indent=indent)
 
 
-def causes() -> list[str]:
-    """What ``ax-recipe diagnose --list`` prints: every name, and when it is given."""
-    return [f"{cause.name:<24}{cause.sentence.replace('{what}', '').replace('{said}', '...')}" for cause in table.ALL]
+def causes() -> dict[str, str]:
+    """What ``ax-recipe diagnose --list`` tells: every name, and when it is given."""
+    return {cause.name: cause.sentence.replace("{what}", "").replace("{said}", "...") for cause in table.ALL}

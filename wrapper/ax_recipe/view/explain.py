@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 from ax_recipe.observe import rules
 from ax_recipe.observe.alerts import Band
 from ax_recipe.observe.state import State
+
+
+def as_json(state: State, target: Band | None = None) -> str:
+    """The verdict and each rule of the table, as ``--explain --json`` tells them."""
+    found = rules.judge(state, target)
+    told = [
+        {"rule": rule.name, "says": rule.severity, "stands": stands, "numbers": numbers, "asks_for": rule.definition}
+        for rule, stands, numbers in rules.explain(state, target)
+    ]
+    return json.dumps({"severity": found.severity, "verdict": found.verdict, "rules": told}, indent=1)
 
 
 def lines(state: State, target: Band | None = None, now: float | None = None) -> Iterator[str]:
