@@ -16,7 +16,7 @@ import yaml
 from ax_recipe.cli import STAGES, main
 from ax_recipe.cli.program import GROUPS
 from ax_recipe.forecast import hardware
-from ax_recipe.run import stages
+from ax_recipe.run.rundir import TITLES
 from conftest import Invoke
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -30,7 +30,7 @@ def test_every_verb_has_a_sentence_and_an_example(invoke: Invoke) -> None:
 
 
 def test_the_stages_are_those_of_the_plan() -> None:
-    assert list(STAGES) == list(stages.TITLES)
+    assert list(STAGES) == list(TITLES)
 
 
 def test_list_names_the_bundled_recipes(invoke: Invoke) -> None:

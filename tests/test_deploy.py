@@ -13,8 +13,8 @@ from rich.console import Console
 
 from ax_recipe.errors import MissingError, RecipeError, RunFailedError
 from ax_recipe.launch import outcomes
-from ax_recipe.run import seal, stages
-from ax_recipe.run.rundir import RunDir, RunState, StageRecord
+from ax_recipe.run import seal
+from ax_recipe.run.rundir import TITLES, RunDir, RunState, StageRecord
 from ax_recipe.ship import deploy, modelfile
 from ax_recipe.ship.deploy import Deployed, Wanted
 from ax_recipe.ship.export import Wishes, export
@@ -287,7 +287,7 @@ def run(tmp_path: Path) -> RunDir:
     }
     orders |= {"base": str(tmp_path / "base"), "method": "lora"}
     run.write_json(run.orders, orders | {"checks": {"prompts": ["Who goes there?"]}})
-    run.write_state(RunState("pirate", tuple(StageRecord(name, "done") for name in stages.TITLES)))
+    run.write_state(RunState("pirate", tuple(StageRecord(name, "done") for name in TITLES)))
     run.axolotl_yaml.write_text("datasets: [{path: x, type: chat_template}]\n", encoding="utf-8")
     write_model(tmp_path / "model")
     write_tokenizer(tmp_path / "model", chat=CHAT)

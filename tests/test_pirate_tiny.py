@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from ax_recipe.forecast import architecture
-from ax_recipe.launch import outcomes
+from ax_recipe.launch import outcomes, training
 from ax_recipe.results import evaluation
 from ax_recipe.run import rundir
 from ax_recipe.run.rundir import RunDir
@@ -165,7 +165,7 @@ def test_a_sweep_finds_the_rate_that_learns(done: Done, tmp_path: Path) -> None:
 
 def test_the_base_is_as_it_was_made_byte_for_byte(done: Done) -> None:
     base = Path(done.run.read_json(done.run.orders)["base"])
-    assert outcomes.is_made(base)
+    assert training.is_made(base)
     assert "model.safetensors" in json.loads((base / "made.json").read_text())
 
 

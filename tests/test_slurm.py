@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import slurm_cluster
-from ax_recipe.run import rundir, stages
+from ax_recipe.run import rundir
 from test_runner import Command, background, newest, states, until
 
 pytestmark = pytest.mark.slow
@@ -98,4 +98,4 @@ def test_the_script_starts_what_the_plan_holds(command: Command, small_recipe: P
     shown = command("run", str(small_recipe), *TWO, "--dry-run", "--json")
     train = next(stage for stage in json.loads(shown.stdout)["stages"] if stage["name"] == "train")
     assert train["argvs"][0][:4] == ["srun", "--nodes=2", "--ntasks-per-node=1", "--cpu-bind=none"]
-    assert stages.TITLES["train"] == "Fine-tuned"
+    assert rundir.TITLES["train"] == "Fine-tuned"

@@ -27,7 +27,7 @@ from ax_recipe.launch.grid import Axis
 from ax_recipe.launch.sweep import Wishes
 from ax_recipe.results import evaluation
 from ax_recipe.results.intervals import Interval
-from ax_recipe.run import rundir, stages
+from ax_recipe.run import rundir
 from ax_recipe.view import sweep as view
 from conftest import ROOT
 
@@ -78,7 +78,7 @@ def test_gpus_are_lent_in_sets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_trial_ends_with_its_evaluation_and_the_command_line_knows_its_forms() -> None:
-    assert tuple(stages.TITLES)[: len(sweep.STAGES)] == sweep.STAGES
+    assert tuple(rundir.TITLES)[: len(sweep.STAGES)] == sweep.STAGES
     assert sweep.STAGES[-1] == "evaluate"
     assert FORMS == evaluation.FORMS
 

@@ -30,7 +30,7 @@ REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 SORTS = ("time", "name", "recipe", "status", "loss", "eval-loss", "duration")
 # Those of evaluation.FORMS, for the same reason.
 FORMS = ("adapter", "merged", "ollama")
-# The names of stages.TITLES, which costs too much to import for --help; a test holds them together.
+# The names of rundir.TITLES; a test holds them together.
 STAGES = ("base", "preprocess", "train", "evaluate", "merge", "check-merge", "export", "deploy", "chat")
 
 

@@ -13,7 +13,7 @@ from ax_recipe import __version__, axolotl, process
 from ax_recipe.errors import AxRecipeError
 from ax_recipe.forecast import hardware
 from ax_recipe.recipe import recipe
-from ax_recipe.run import preparing, seal
+from ax_recipe.run import origin, seal
 from ax_recipe.run.rundir import RunDir
 
 # Of a larger file only the size is noted: reading it would take longer than it is worth.
@@ -73,7 +73,7 @@ def files(run: RunDir) -> dict[str, str]:
 
 
 def _digests(run: RunDir) -> Iterator[tuple[str, str]]:
-    for _, path in recipe.local_files(preparing.recipe_of(run)):
+    for _, path in recipe.local_files(origin.recipe_of(run)):
         if path.is_file():
             size = path.stat().st_size
             digest = hashlib.sha256(path.read_bytes()).hexdigest() if size <= HASHED_BYTES else f"{size} bytes"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ax_recipe.errors import AxRecipeError
-from ax_recipe.launch.outcomes import Outcome
+from ax_recipe.launch.training import Outcome
 from ax_recipe.run.rundir import RunDir, StageState
 from ax_recipe.survive import proof
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +13,10 @@ from typing import Any
 
 from ax_recipe.errors import StoppedError
 from ax_recipe.forecast import cluster
-from ax_recipe.launch import outcomes
+from ax_recipe.launch import training
 from ax_recipe.launch.attempts import Attempt, Call
 from ax_recipe.launch.gathering import Gathering
-from ax_recipe.launch.outcomes import Outcome
+from ax_recipe.launch.training import Orders, Outcome
 from ax_recipe.run.rundir import RunDir, StageRecord
 from ax_recipe.survive import footing, recovery
 from ax_recipe.survive.policy import Policy
@@ -44,12 +44,12 @@ class Worker:
         footing.refuse_other_base(self.run, self.orders, record.name)
         said = [*words, *footing.other_axolotl(self.orders)] if stage["argvs"] else list(words)
         with _alone(record.name, self.orders):
-            if record.name == "base" and outcomes.is_made(Path(self.orders["base"])):
+            if record.name == "base" and training.is_made(Path(self.orders["base"])):
                 return Outcome("made before from the same text: nothing to do")
             if stage["argvs"]:
                 self._programs(stage, record, said)
             # The exit code is no proof: Axolotl exits 0 on NaN, on all-masked labels and when it was interrupted.
-            outcome = outcomes.OF[record.name](self.run, self.orders)
+            outcome = _judge(record.name)(self.run, self.orders)
         return Outcome("\n".join((outcome.detail, *said)), outcome.skipped, outcome.figures)
 
     def _programs(self, stage: Stage, record: StageRecord, said: list[str]) -> None:
@@ -71,7 +71,7 @@ class Worker:
         """The attempt, Axolotl's keys that are its alone, and what goes on beside it; ``said`` gets what was found."""
         run, noting, extra, watch = self.run, None, {}, None
         if record.name in ("base", "train"):
-            outcomes.begin_attempt(run.base_events if record.name == "base" else run.events, record.attempt)
+            training.begin_attempt(run.base_events if record.name == "base" else run.events, record.attempt)
         if record.name == "train":
             start, found = footing.checkpoint(run)
             said += found
@@ -85,6 +85,15 @@ class Worker:
         environment = {**stage["environment"], **recovery.environment(run, record.name)}
         ends_hangs = self.policy.on_hang == "restart"
         return Attempt(run, record, environment, self.call, watch, ends_hangs), extra, noting
+
+
+def _judge(stage: str) -> Callable[[RunDir, Orders], Outcome]:
+    """What says whether ``stage`` was done; what ships a model is imported only where one is."""
+    if stage in training.OF:
+        return training.OF[stage]
+    from ax_recipe.launch import outcomes
+
+    return outcomes.OF[stage]
 
 
 def _tell(log: Path, words: Sequence[str]) -> None:

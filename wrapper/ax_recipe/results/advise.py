@@ -19,7 +19,7 @@ from ax_recipe.recipe.document import Keys
 from ax_recipe.recipe.edit import edited
 from ax_recipe.recipe.recipe import Recipe
 from ax_recipe.results.story import Story, best_evaluation, peak
-from ax_recipe.run import preparing, rundir
+from ax_recipe.run import origin, rundir
 
 MOST = 3
 Sure = Literal["sure", "likely", "worth a try"]
@@ -56,7 +56,7 @@ class _Case:
 def advise(story: Story) -> list[Advice]:
     """The advice on ``story``, most pressing first; a key that one changes is left alone by those after it."""
     given = {alert.rule for alert in (*story.judgement.alerts, *story.state.past)}
-    case = _Case(story, preparing.recipe_of(story.run), frozenset(given))
+    case = _Case(story, origin.recipe_of(story.run), frozenset(given))
     chosen: list[Advice] = []
     for rule in (_memory, _divergence, _labels, _held_out, _overfit, _plateau, _underfit, _longer, _room, _latency):
         for advice in rule(case):
@@ -214,7 +214,7 @@ def next_recipe(story: Story, advice: Sequence[Advice], name: str) -> Path:
     target = Path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
     if target.exists():
         raise RecipeError(f"{target} is there already", "choose another name, or remove it first")
-    old = preparing.recipe_of(story.run)
+    old = origin.recipe_of(story.run)
     changes = {keys: value for each in advice for keys, value in each.changes.items()}
     if target.absolute().parent != old.file.absolute().parent:
         changes |= {keys: str(path) for keys, path in recipe.local_files(old)}

@@ -30,6 +30,7 @@ from ax_recipe.recipe import schema
 from ax_recipe.recipe.document import Document, Keys, Loader
 from ax_recipe.recipe.recipe import Recipe, Scratch
 from ax_recipe.run import rundir, stages
+from ax_recipe.run.origin import recipe_of
 from ax_recipe.run.rundir import RunDir, RunState, StageRecord
 
 
@@ -104,16 +105,6 @@ def for_print(
     plan = plans.make(recipe, hardware, f"./outputs/{recipe.name}", "last_run_prepared", str(base), missing(axolotl))
     refuse_problems(problems(plan, axolotl))
     return plan
-
-
-def recipe_of(run: RunDir) -> Recipe:
-    """The recipe of a run as its folder has it, with the changes it was started with.
-
-    Its relative paths start where they did: at the folder of the file that it was read from.
-    """
-    orders = run.read_json(run.orders)
-    found = recipes.load(str(run.recipe), orders.get("changes", ()))
-    return replace(found, name=orders["recipe"], document=replace(found.document, file=orders["recipe_file"]))
 
 
 def for_run(

@@ -24,6 +24,19 @@ from ax_recipe.run.mirror import Mirror
 # How long a file that is replaced again and again is opened anew (seconds).
 STALE_S = 5.0
 
+# The stages in their order, and what a person reads of each.
+TITLES = {
+    "base": "Pre-trained",
+    "preprocess": "Tokenised",
+    "train": "Fine-tuned",
+    "evaluate": "Evaluated",
+    "merge": "Merged",
+    "check-merge": "Merge checked",
+    "export": "Modelfile",
+    "deploy": "Deployed",
+    "chat": "Answers",
+}
+
 StageState = Literal["waiting", "running", "done", "skipped", "failed", "interrupted"]
 
 

@@ -17,25 +17,13 @@ from ax_recipe.plan import render
 from ax_recipe.plan.plan import Plan
 from ax_recipe.process import path_with
 from ax_recipe.recipe.recipe import is_local
-from ax_recipe.run.rundir import RunDir
+from ax_recipe.run.rundir import TITLES, RunDir
 
 # A plugin's path as Axolotl imports it; our folder goes on the training environment's PYTHONPATH.
 PLUGIN = "ax_recipe_events.EventsPlugin"
 PLUGIN_FOLDER = "plugin"
 # Variables that say how machines reach each other.
 _NETWORK = ("NCCL_", "GLOO_", "UCX_", "FI_")
-
-TITLES = {
-    "base": "Pre-trained",
-    "preprocess": "Tokenised",
-    "train": "Fine-tuned",
-    "evaluate": "Evaluated",
-    "merge": "Merged",
-    "check-merge": "Merge checked",
-    "export": "Modelfile",
-    "deploy": "Deployed",
-    "chat": "Answers",
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 from ax_recipe import axolotl
 from ax_recipe.errors import RunFailedError
 from ax_recipe.recipe import recipe
-from ax_recipe.run import preparing
+from ax_recipe.run import origin
 from ax_recipe.run.rundir import RunDir
 from ax_recipe.survive import checkpoints, proof
 from ax_recipe.survive.checkpoints import Checkpoint
@@ -39,7 +39,7 @@ def note(run: RunDir, orders: Orders) -> None:
 
 def _data(run: RunDir) -> Iterator[Path]:
     """The local files whose rows are trained on."""
-    named = recipe.local_files(preparing.recipe_of(run))
+    named = recipe.local_files(origin.recipe_of(run))
     return (path for key, path in named if key[0] == "data" and path.is_file())
 
 

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ax_recipe.plan.plan import Config
-from ax_recipe.plan.render import render
 from ax_recipe.run.rundir import RunDir, StageRecord, write
 
 if TYPE_CHECKING:
@@ -147,6 +145,9 @@ def config(run: RunDir, stage: str, attempt: int, extra: Mapping[str, Any]) -> P
     wanted = {**keys(run), **extra}
     if wanted == yaml.safe_load(run.axolotl_yaml.read_text(encoding="utf-8")):
         return run.axolotl_yaml
+    from ax_recipe.plan.plan import Config  # here, for most attempts need no YAML of their own
+    from ax_recipe.plan.render import render
+
     path = run.config(stage, attempt)
     orders = run.read_json(run.orders)
     write(path, render(Config(wanted, {}), f"{orders['recipe']}, attempt {attempt}", orders["hardware"]))

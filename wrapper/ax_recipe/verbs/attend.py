@@ -15,8 +15,7 @@ from ax_recipe.observe import events
 from ax_recipe.observe.alerts import Band
 from ax_recipe.observe.feed import Feed
 from ax_recipe.run import runs
-from ax_recipe.run.rundir import RunDir, RunState
-from ax_recipe.run.stages import TITLES
+from ax_recipe.run.rundir import TITLES, RunDir, RunState
 from ax_recipe.view.dashboard import Dashboard, fits
 from ax_recipe.view.figures import duration
 from ax_recipe.view.plain import PlainLines

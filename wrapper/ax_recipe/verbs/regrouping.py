@@ -10,7 +10,7 @@ from ax_recipe import axolotl
 from ax_recipe.checks import keys, planned, trust
 from ax_recipe.forecast import cluster
 from ax_recipe.forecast.hardware import GpuKind, Hardware
-from ax_recipe.run import preparing, rundir, runs, seal
+from ax_recipe.run import origin, preparing, rundir, runs, seal
 from ax_recipe.run.rundir import RunDir
 
 
@@ -25,7 +25,7 @@ def regroup(run: RunDir, told: Mapping[str, Any], gbit: float | None = None, *, 
     orders = run.read_json(run.orders)
     before = orders.get("cluster") or {"nodes": 1}
     several = cluster.asked(**options(before, told))
-    recipe = preparing.recipe_of(run)
+    recipe = origin.recipe_of(run)
     each = Hardware(orders["gpus"], GpuKind(**orders["kind"]) if orders["kind"] else None)
     lent = cluster.lent(several, str(orders["gpus"]), each, gbit or before.get("gbit"))
     text = run.recipe.read_text(encoding="utf-8")

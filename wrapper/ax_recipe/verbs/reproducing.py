@@ -9,7 +9,7 @@ from ax_recipe.checks import all as checks
 from ax_recipe.checks import planned, trust
 from ax_recipe.forecast import hardware
 from ax_recipe.launch import environment
-from ax_recipe.run import preparing
+from ax_recipe.run import origin, preparing
 from ax_recipe.run.preparing import Prepared
 from ax_recipe.run.rundir import RunDir
 
@@ -24,7 +24,7 @@ def prepare(
     :raises ProblemsError: what was right then is wrong now, such as a file that is no longer there.
     """
     orders = run.read_json(run.orders)
-    found = preparing.recipe_of(run)
+    found = origin.recipe_of(run)
     lent = hardware.lend(gpus or str(orders["gpus"]), hardware.here(), preparing.wanted_hardware(found))
     text = run.recipe.read_text(encoding="utf-8")
     prepared = preparing.for_run(found, lent, its_axolotl, runs, text)

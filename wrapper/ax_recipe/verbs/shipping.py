@@ -12,7 +12,7 @@ from typing import TypeVar
 from ax_recipe import assets, axolotl, process
 from ax_recipe.errors import MissingError, RecipeError, RunFailedError
 from ax_recipe.launch import noting, outcomes
-from ax_recipe.launch.outcomes import Outcome
+from ax_recipe.launch.training import Outcome
 from ax_recipe.run import rundir
 from ax_recipe.run.rundir import RunDir
 from ax_recipe.ship import bench, convert, live, llama, mend, merged, prompter, source

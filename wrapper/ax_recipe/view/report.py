@@ -17,7 +17,7 @@ from ax_recipe.observe.alerts import SEVERITIES, Band
 from ax_recipe.results import evaluation
 from ax_recipe.results.evaluation import Bar
 from ax_recipe.results.story import Story, best_evaluation
-from ax_recipe.run.stages import TITLES
+from ax_recipe.run.rundir import TITLES
 from ax_recipe.view import evaluation as evaluations
 from ax_recipe.view import figures
 from ax_recipe.view.curve import Point, bounds, finite, smooth, span, thin, ticks
