@@ -342,5 +342,12 @@ def test_colours_are_left_where_nobody_wants_them(tmp_path: Path) -> None:
         assert (b"\x1b[31m" in shown) == coloured
 
 
+def test_a_dry_run_shows_what_other_hardware_would_get(invoke: Invoke) -> None:
+    done = invoke("run", "pirate", "--gpus", "4xA100-80GB", "--dry-run")
+    assert done.exit_code == 0, done.stderr
+    assert "this machine has" in done.stderr
+    assert "--launcher torchrun" in done.stdout
+
+
 def test_part_of_a_topics_name_finds_it(invoke: Invoke) -> None:
     assert "did you mean kv-cache?" in invoke("explain", "kv").stderr

@@ -182,7 +182,7 @@ def test_a_ray_head_that_does_not_answer_is_named(command: Command, place: Path,
 def test_ray_that_is_not_installed_names_the_extra(command: Command, small_recipe: Path, fake_axolotl: Path) -> None:
     done = command("run", str(small_recipe), "--nodes", "2", "--launcher", "ray")
     assert done.returncode == 3
-    assert "pip install 'ax-recipe[ray]'" in done.stderr
+    assert "pip install 'axolotl[ray]>=0.19'" in done.stderr
 
 
 @pytest.mark.axolotl

@@ -88,7 +88,7 @@ def _nearest() -> Path:
     if not found:
         raise MissingError(
             "no axolotl in this environment or on PATH",
-            f"pip install 'ax-recipe[axolotl]', or name one with --axolotl PATH or {VARIABLE}",
+            f"pip install 'axolotl>=0.19', or name one with --axolotl PATH or {VARIABLE}",
         )
     return Path(found).absolute()
 

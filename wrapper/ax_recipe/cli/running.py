@@ -28,6 +28,7 @@ from ax_recipe.cli.program import (
     trust_option,
     until_option,
 )
+from ax_recipe.errors import MissingError, RecipeError
 
 
 @main.command(epilog=example("ax-recipe run pirate-tiny", "ax-recipe run pirate --gpus 4"))
@@ -76,7 +77,13 @@ def run(
 
     wanted = recipe.load(name, changes)
     several = cluster.asked(**nodes)
-    lent = cluster.lent(several, gpus, preparing.wanted_hardware(wanted), bandwidth)
+    try:
+        lent = cluster.lent(several, gpus, preparing.wanted_hardware(wanted), bandwidth)
+    except MissingError as error:
+        if not dry_run:
+            raise
+        click.echo(f"{error.message}: shown all the same; a run needs it", err=True)
+        lent = preparing.hardware_for(wanted, gpus, several.nodes if several else 1, bandwidth)
     found = for_dry_run(axolotl) if dry_run else environment.find(axolotl)
     place = mirrors.asked(mirror or "")
     prepared = preparing.for_run(wanted, lent, found, rundir.root(runs), cluster=several, alone=not place)
@@ -90,6 +97,8 @@ def run(
     if before:
         click.echo(f"{before.name} is this very run, {attend.found(before)} (--new starts another)", err=True)
         if before.worker:
+            if any((until, on_oom, on_hang, time_limit)):
+                click.echo("how far it goes and what it may do stay as it was started with", err=True)
             return attend.attend(before, as_json=as_json, owns=False)
         if not force:
             disk.refuse(preparing.left(before, until), ways="")
@@ -244,7 +253,6 @@ def sweep(
     The same command goes on where it was. A list is one value: --set lora.target_modules=[q_proj,v_proj],[k_proj].
     """
     from ax_recipe import axolotl as environment
-    from ax_recipe.errors import RecipeError
     from ax_recipe.forecast import hardware
     from ax_recipe.launch import sweep as sweeps
     from ax_recipe.recipe import recipe

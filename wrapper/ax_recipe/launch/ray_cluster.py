@@ -20,7 +20,7 @@ def refuse(run: RunDir, orders: Mapping[str, Any]) -> None:
     """
     cluster = orders["cluster"]
     if not axolotl.find(orders["axolotl"]["command"]).has("ray"):
-        raise MissingError("Ray is not installed beside Axolotl", "pip install 'ax-recipe[ray]' on every machine")
+        raise MissingError("Ray is not installed beside Axolotl", "pip install 'axolotl[ray]>=0.19' on every machine")
     asked = json.dumps([{"cluster": cluster}, str(run.path), *paths(run, orders)])
     found = process.probe(Path(orders["axolotl"]["python"]), assets.probe("ray_train.py"), "look", asked)
     if "error" in found:
