@@ -107,7 +107,7 @@ def _precision(folders: Folders) -> Iterator[Check]:
     if not kinds <= {"F32", "F16", "BF16"}:
         yield Check("precision", "error", f"weights of type {', '.join(sorted(kinds))} cannot be converted for Ollama")
     elif "F32" in kinds:
-        yield Check("precision", "warning", "weights are F32: twice the disk space, and Ollama makes them F16")
+        yield Check("precision", "warning", "weights are F32: twice the disk space, and a GGUF has them in F16")
     else:
         yield Check("precision", "ok", ", ".join(sorted(kinds)))
 
