@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ax_recipe.errors import MissingError, RecipeError
+from ax_recipe.errors import MissingError, RecipeError, RunFailedError
 from ax_recipe.ship import adapter, convert, deploy, modelfile
 from ax_recipe.ship.convert import Converter
 from ax_recipe.ship.deploy import Wanted
@@ -184,6 +184,23 @@ def test_an_ollama_of_today_takes_no_adapter(output: Path, tmp_path: Path) -> No
 
 
 QUANTIZE = '#!/bin/sh\n[ "$3" = Q5_K_M ] || { echo "invalid ftype $3"; exit 1; }\ncp "$1" "$2"; printf more >> "$2"\n'
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("failed to quantize: this quantization requires an imatrix!", "requires an imatrix!"),
+        ("failed to quantize: basic_ios::clear: iostream error", "is the disk full?"),
+    ],
+)
+def test_the_reason_of_a_quantiser_is_told(tmp_path: Path, said: str, told: str) -> None:
+    """So llama-quantize 0.7.0 ends; the second on a full disk."""
+    tool = tmp_path / "llama-quantize"
+    tool.write_text(f"#!/bin/sh\necho '{said}' >&2\necho \"failed to quantize model from '$1'\" >&2\nexit 1\n")
+    tool.chmod(0o755)
+    with pytest.raises(RunFailedError, match=rf"llama-quantize ended with 1: .*{told.replace('?', '.')}\n"):
+        convert.quantise(tmp_path / "a.gguf", tmp_path / "b.gguf", "IQ2_XXS", tool)
+    assert not (tmp_path / ".b.gguf.part").exists()
 
 
 def test_what_ollama_does_not_quantise_to_llama_cpp_does(

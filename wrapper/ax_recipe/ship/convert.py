@@ -7,6 +7,7 @@ it is not asked.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,6 +94,14 @@ def quantise(source: Path, target: Path, kind: str, tool: Path) -> Path:
     return _made(target, part, tool.name, (tool, source, part, kind))
 
 
+def _cause(log: str) -> str:
+    """Why a program failed: the last line; llama-quantize (0.5 to 0.7) says it in the line before."""
+    told = re.search(r"failed to quantize: (.+)", log)
+    if told and "iostream error" in told[1]:
+        return "its file could not be written: is the disk full?"
+    return told[1] if told else (log.strip().splitlines() or ["no output"])[-1]
+
+
 def _part(target: Path) -> Path:
     return target.with_name(f".{target.name}.part")
 
@@ -110,8 +119,9 @@ def _made(target: Path, part: Path, name: str, argv: Sequence[str | Path]) -> Pa
             child.stop()
     if code or not part.is_file():
         part.unlink(missing_ok=True)
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        raise RunFailedError(f"{name} ended with {code}: {(lines or ['no output'])[-1]}", f"its log: {log}")
+        raise RunFailedError(
+            f"{name} ended with {code}: {_cause(log.read_text(encoding='utf-8', errors='replace'))}", f"its log: {log}"
+        )
     part.replace(target)
     log.unlink()
     return target
