@@ -15,7 +15,7 @@ import yaml
 
 from ax_recipe.axolotl import Axolotl, assumed, cache_folder
 from ax_recipe.axolotl import schema as axolotl_schema
-from ax_recipe.errors import MissingError, Problem, ProblemsError
+from ax_recipe.errors import AxRecipeError, MissingError, Problem, ProblemsError
 from ax_recipe.forecast import disk, forecast
 from ax_recipe.forecast.cluster import Cluster
 from ax_recipe.forecast.disk import Need
@@ -207,16 +207,17 @@ def writes(prepared: Prepared, only: Collection[str] = ()) -> list[Need]:
 def left(run: RunDir, until: str | None = None) -> list[Need]:
     """What is still to be written to disk where ``run`` goes on up to the stage ``until``: of stages not done yet.
 
-    Nothing where the base is not known here, or the YAML cannot be read: then Axolotl says what is wrong with it.
+    Nothing where the base is not known here, or a file of the run cannot be read: who needs that one says so.
     """
     orders, done = run.read_json(run.orders), set[str]()
     with suppress(MissingError):  # a torn state.json is made anew as the run goes on: till then nothing counts as done
         done = {stage.name for stage in run.current_state().stages if stage.state == "done"}
     names = [stage["name"] for stage in orders["stages"] if not stage["skip"]]
     names = names[: names.index(until) + 1] if until in names else names
-    shape, keys = plans.shape_of(recipe_of(run)), {}
-    with suppress(OSError, yaml.YAMLError):
+    shape, keys = None, {}
+    with suppress(OSError, yaml.YAMLError, AxRecipeError):
         keys = yaml.load(run.axolotl_yaml.read_text(encoding="utf-8"), Loader=Loader)  # noqa: S506 - CSafeLoader
+        shape = plans.shape_of(recipe_of(run))
     if shape is None or not keys:
         return []
     hardware = Hardware(orders["gpus"], GpuKind(**orders["kind"]) if orders["kind"] else None)
