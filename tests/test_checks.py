@@ -118,6 +118,42 @@ def test_a_recipe_is_spoken_of_in_its_own_keys(small_recipe: Path) -> None:
     assert all(problem.line for problem in found if problem.code == "AX012")
 
 
+def test_what_is_wrong_by_itself_is_told_in_one_round_whatever_else_is(small_recipe: Path) -> None:
+    (small_recipe.parent / "wrong.yaml").write_text(
+        """base: ./base
+gpus: 1xFOO
+chat_template: llama4x
+data: [{path: rows.jsonl, type: chat_templat, messages_field: messages}, {path: no.jsonl, type: chat_template}]
+held_out: rows.jsonl
+train: {learning_rate: fast, num_epochs: -1, evals_per_epoch: 1}
+targets: {loss: [0.8, 0.5]}
+ship: {model: Bad Name!, quantize: q9}
+checks: {prompts: [Ahoy?], contains: arr, at_least: 2}
+""",
+        encoding="utf-8",
+    )
+    found = checking.quick(str(small_recipe.parent / "wrong.yaml"), None, None).problems
+    assert [(problem.line, problem.code, problem.key) for problem in found] == [
+        (2, "AX010", "gpus"), (3, "AX003", "chat_template"), (4, "AX001", "data[0].messages_field"),
+        (4, "AX003", "data[0].type"), (4, "AX012", "data[1].path"), (5, "AX002", "held_out"),
+        (6, "AX002", "train.learning_rate"), (6, "AX010", "train.num_epochs"), (7, "AX010", "targets.loss"),
+        (8, "AX003", "ship.model"), (8, "AX003", "ship.quantize"), (9, "AX010", "checks.at_least"),
+    ]  # fmt: skip
+    fixes = {problem.key: problem.suggestion or "" for problem in found}
+    assert "`field_messages`" in fixes["data[0].messages_field"]
+    assert "`- path: rows.jsonl`" in fixes["held_out"]
+    assert "[0.5, 0.8]" in fixes["targets.loss"]
+
+
+def test_what_is_missing_ends_the_round(small_recipe: Path) -> None:
+    small_recipe.write_text("data:\n- rows.jsonl\ngpus: 0\n", encoding="utf-8")
+    found = checking.quick(str(small_recipe), None, None).problems
+    assert [(problem.code, problem.key, problem.suggestion) for problem in found] == [
+        ("AX004", None, "Add `base:` (text)."),
+        ("AX002", "data[0]", "Write `path: rows.jsonl`."),
+    ]
+
+
 def test_a_field_has_one_name_whoever_finds_fault_with_it(small_recipe: Path) -> None:
     text = small_recipe.read_text(encoding="utf-8").replace("path: rows.jsonl", "path: ./row.jsonl", 1)
     text = text.replace("type: chat_template", "type: chat_templat", 1) + "axolotl: {attn_implementation: flash_attn}\n"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -162,6 +164,22 @@ def test_a_quantisation_that_nothing_makes_is_named_before_anything_starts(
     assert (found["code"], found["line"]) == ("AX003", 7)
     assert f"'{wanted}'" in found["message"]
     assert found["suggestion"].startswith(f"Did you mean {meant}? Usual are q4_K_M" if meant else "Usual are q4_K_M")
+
+
+@pytest.mark.parametrize(
+    ("name", "fits"),
+    [("pirate", True), ("me/pirate:v2", True), ("Bad Name!", False), (":v2", False), ("a" * 81, False), ("-x", False)],
+)
+def test_a_name_that_ollama_refuses_is_told_before_anything_starts(name: str, fits: bool, tmp_path: Path) -> None:
+    text = f"base: o/m\ndata: [{{path: o/d}}]\nship: {{model: '{name}'}}\n"
+    if fits:
+        assert recipe.load(write(tmp_path, text)).ship.model == name
+    else:
+        assert problems(tmp_path, text) == [("AX003", 3, "ship.model")]
+    pattern = recipe.schema()["$defs"]["Ship"]["properties"]["model"]["pattern"]
+    assert bool(re.search(pattern, name)) == fits
+    with nullcontext() if fits else pytest.raises(RecipeError):
+        ollama.model_name(name)
 
 
 @pytest.mark.parametrize("wanted", [*ollama.QUANTISATIONS, *(each.name for each in size.PRECISIONS), "Q4_K", "iq4_xs"])

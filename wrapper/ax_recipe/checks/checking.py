@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,10 @@ from ax_recipe.recipe import document as documents
 from ax_recipe.recipe import recipe as recipes
 from ax_recipe.recipe import schema, secret
 from ax_recipe.recipe.document import Document
+from ax_recipe.recipe.recipe import Recipe
 from ax_recipe.run import preparing
+
+_ALONE = "AX024"  # the last code of what is wrong with one key, or the data that it names, whatever the others say
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +55,37 @@ def quick(name: str, gpus: str | None, axolotl: Axolotl | None, changes: Sequenc
     try:
         found = _subjects(name, gpus, axolotl, changes)
     except ProblemsError as error:
-        return Checked(name, error.problems, ())
+        return Checked(name, tuple(_with_hidden(error.problems, name, gpus, axolotl, changes)), ())
     problems = [problem for subject, known in found for problem in (*known, *checks.examine(subject))]
     return Checked(name, tuple(dict.fromkeys(problems)), tuple(subject for subject, _ in found))
+
+
+def _with_hidden(
+    known: Sequence[Problem], name: str, gpus: str | None, axolotl: Axolotl | None, changes: Sequence[str]
+) -> list[Problem]:
+    """What stops a recipe from being planned, and what that hides: it is looked at without the keys that are wrong.
+
+    Only what is wrong by itself is added; what keys are to each other may come of those that are left out.
+    """
+    found, left_out = list(known), set[str]()
+    while wrong := {each.key for each in found if each.key and each.severity == "error"} - left_out:
+        left_out |= wrong
+        try:
+            made = list(_of_recipe(name, gpus, axolotl, changes, left_out))
+        except ProblemsError as error:
+            found += [each for each in error.problems if each not in found and not _follows(each, left_out)]
+        else:
+            more = [each for subject, its in made for each in (*its, *checks.examine(subject)) if each.code <= _ALONE]
+            found += [each for each in dict.fromkeys(more) if not _follows(each, left_out)]
+            break
+    return sorted(found, key=lambda each: each.line or 0)
+
+
+def _follows(problem: Problem, left_out: Collection[str]) -> bool:
+    """Whether it is about a key that was left out, or says that one is missing."""
+    key = problem.key or ""
+    missing = problem.code == "AX004" and any(each.startswith(key) for each in left_out)
+    return missing or any(key == each or key.startswith((f"{each}.", f"{each}[")) for each in left_out)
 
 
 def slow(checked: Checked) -> list[Problem]:
@@ -133,9 +164,13 @@ def is_raw(document: Document) -> bool:
 
 
 def _of_recipe(
-    name: str, gpus: str | None, axolotl: Axolotl | None, changes: Sequence[str]
+    name: str, gpus: str | None, axolotl: Axolotl | None, changes: Sequence[str], left_out: Collection[str] = ()
 ) -> Iterator[tuple[Subject, list[Problem]]]:
-    recipe = recipes.load(name, changes)
+    recipe = recipes.load(name, changes, left_out)
+    try:
+        preparing.wanted_hardware(recipe)
+    except RecipeError as error:
+        raise _refused(recipe, "gpus", error.message.removeprefix("--gpus "), error.hint) from error
     hardware = preparing.hardware_for(recipe, gpus)
     base = preparing.base_folder(recipe, axolotl)
     try:
@@ -143,13 +178,15 @@ def _of_recipe(
         plan = plans.make(recipe, hardware, *places, preparing.missing(axolotl))
     except RecipeError as error:
         key, _, message = error.message.partition(": ")
-        line = recipe.document.line(tuple(key.split(".")))
-        raise ProblemsError(
-            [Problem("AX010", "error", message, recipe.document.file, line, key, error.hint)]
-        ) from error
+        raise _refused(recipe, key, message, error.hint) from error
     known = preparing.problems(plan, axolotl)
     for index, subject in enumerate(planned.subjects(plan, axolotl)):
         yield subject, known if index == 0 else []
+
+
+def _refused(recipe: Recipe, key: str, message: str, hint: str | None) -> ProblemsError:
+    line = recipe.document.line(tuple(key.split(".")))
+    return ProblemsError([Problem("AX010", "error", message, recipe.document.file, line, key, hint)])
 
 
 def as_json(problems: Sequence[Problem]) -> dict[str, Any]:

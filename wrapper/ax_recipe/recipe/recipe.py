@@ -6,7 +6,7 @@ import copy
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from functools import cache
@@ -192,8 +192,10 @@ def _names() -> list[str]:
     return [path.stem for path in bundled()]
 
 
-def load(name: str, changes: Sequence[str] = ()) -> Recipe:
+def load(name: str, changes: Sequence[str] = (), left_out: Collection[str] = ()) -> Recipe:
     """Read the recipe called ``name`` (or at that path) with ``changes`` of the form ``train.num_epochs=3``.
+
+    ``left_out`` are keys (``train.num_epochs``) that are known to be wrong, and read as if they were not there.
 
     :raises RecipeError: not found, not YAML, or (ProblemsError) with every problem of the file.
     """
@@ -207,7 +209,9 @@ def load(name: str, changes: Sequence[str] = ()) -> Recipe:
     value = copy.deepcopy(dict(document.value))
     for change in changes:
         _apply(value, change)
-    document = replace(document, value=value)
+    for key in left_out:
+        _remove(value, key)
+    document = replace(document, value=value, problems=() if left_out else document.problems)
     problems = [*map(_hinted, check(document, schema())), *_unmakeable(document), *secret.find(document)]
     if not problems:
         problems = list(_impossible(document))
@@ -222,7 +226,11 @@ def is_axolotl(document: Document) -> bool:
 
 
 def _impossible(document: Document) -> Iterator[Problem]:
-    """Checks that no answer could fail, or that no answers could pass."""
+    """A band of no loss at all, checks that no answer could fail, or that no answers could pass."""
+    low, high = map(float, (document.value.get("targets") or {}).get("loss") or (0, 0))
+    if low > high:
+        problem = _problem(document, "AX010", ("targets", "loss"), f"no loss is above {low:g} and below {high:g}")
+        yield replace(problem, suggestion=f"The lower bound comes first: [{high:g}, {low:g}]")
     checks = document.value.get("checks") or {"prompts": []}
     for index, (question, wanted) in enumerate(scoring.questions(checks)):
         if not wanted:
@@ -293,6 +301,14 @@ def _apply(value: dict[str, Any], change: str) -> None:
             raise RecipeError(f"--set {change}: {name} is a value, not a block", "name the whole key, as in the recipe")
         value = inner
     value[last] = new
+
+
+def _remove(value: dict[str, Any], key: str) -> None:
+    """Take away what lies at ``key``; of a list all, so that its other items are not taken for their neighbours."""
+    *path, last = key.partition("[")[0].split(".")
+    for name in path:
+        value = value.get(name, {})
+    value.pop(last, None)
 
 
 def _filled(node: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class _Walk:
             return choice(value, _values(schema), path)
         kind = schema.get("type")
         if kind is not None and not is_a(value, kind):
-            return [wrong(value, [schema], path)]
+            return [self.mistaken(value, [schema], path)]
         if kind == "array" and isinstance(value, (list, tuple)):
             return self.array(value, schema, path)
         if isinstance(value, dict) and (kind == "object" or "properties" in schema):
@@ -122,7 +122,23 @@ class _Walk:
         choices = [each for branch in resolved for each in _values(branch)]
         if choices and isinstance(value, str):
             return choice(value, choices, path)
-        return [wrong(value, resolved, path)]
+        return [self.mistaken(value, resolved, path)]
+
+    def mistaken(self, value: Any, schemas: Sequence[Json], path: Keys) -> Finding:
+        """A value of no kind that is wanted; text in the place of a block may be the one thing that it must hold."""
+        found = wrong(value, schemas, path)
+        for each in schemas:
+            listed = each.get("type") == "array"
+            block = self.resolve(each.get("items", {}), path) if listed else each
+            required = block.get("required", ())
+            if (
+                isinstance(value, str)
+                and len(required) == 1
+                and block["properties"][required[0]].get("type") == "string"
+            ):
+                line = f"{'- ' if listed else ''}{required[0]}: {value}"
+                return replace(found, suggestion=f"Write `{line}`{' on a line of its own' if listed else ''}.")
+        return found
 
     def array(self, value: Sequence[Any], schema: Json, path: Keys) -> list[Finding]:
         fixed = schema.get("prefixItems", ())
@@ -189,7 +205,8 @@ class _Walk:
             return mean(plain)
         if len(path) > 1 and key in self.root.get("properties", ()):
             return f"`{key}` belongs at the top level: check the indentation."
-        if near := nearest(plain, here):
+        turned = next((each for each in here if sorted(each.split("_")) == sorted(plain.split("_"))), None)
+        if near := turned or nearest(plain, here):
             return mean(near)
         return self.home(key, path)
 

@@ -85,7 +85,8 @@ def _names(text: str, schema: Json, path: Keys) -> Iterator[Finding]:
     if schema.get("x-numeric") and _number(text) is None:
         yield Finding(path, "AX002", f"expected a number, found {described(text)}")
     if (pattern := schema.get("pattern")) and not re.search(pattern, text):
-        yield Finding(path, "AX003", f"{described(text)} does not match {pattern}")
+        form = "has not the form that is wanted here" if schema.get("description") else f"does not match {pattern}"
+        yield Finding(path, "AX003", f"{described(text)} {form}", schema.get("description"))
     if schema.get("format") == "regex" and (error := _broken(text)):
         yield Finding(path, "AX003", f"{described(text)} is no regular expression: {error}")
     if (
