@@ -8,6 +8,10 @@ BIN := $(VENV)/bin
 LLAMA_CPP := llama-cpp-python==0.3.36
 # pip compiles every file that it installs, torch's thousands among them; python compiles those it needs.
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# ... and keeps what it compiled, whatever the shell says: else each of hundreds of starts compiles all of it again.
+unexport PYTHONDONTWRITEBYTECODE
+# The quick tests wait for processes about as long as they compute.
+TWICE := $$((2 * $$(getconf _NPROCESSORS_ONLN)))
 
 .PHONY: demo test quick far faults recipes format bench clean
 
@@ -21,7 +25,7 @@ test: $(VENV)/dev $(VENV)/llama.cpp  ## everything that CI checks
 	$(BIN)/pytest -n auto --dist loadfile
 
 quick: $(VENV)/dev  ## the tests that need no Axolotl: two and a half minutes on two cores
-	$(BIN)/pytest -m "not axolotl and not slow" --hypothesis-profile quick -n auto
+	$(BIN)/pytest -m "not axolotl and not slow" --hypothesis-profile quick -n $(TWICE) --dist worksteal
 
 recipes: $(VENV)/dev  ## every recipe trains a tiny model of its architecture, on the CPU: five minutes
 	AX_RECIPE_LIBRARY=all $(BIN)/pytest tests/test_library.py -m axolotl -v
