@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.util
 import json
@@ -20,6 +21,8 @@ import yaml
 
 from ax_recipe import assets
 from ax_recipe.errors import RecipeError
+from ax_recipe.launch import mirroring
+from ax_recipe.launch.attempts import Call
 from ax_recipe.observe import rules
 from ax_recipe.observe.feed import Feed
 from ax_recipe.run import belonging, mirror, rundir, seal
@@ -163,6 +166,7 @@ def test_a_recipe_that_lies_elsewhere_is_found_where_the_command_is_given(
 
 def test_runs_there_are_listed(command: Command, done: RunDir, there: Path) -> None:
     told = command("fetch", url(there))
+    assert not told.stderr
     assert told.stdout.split()[:3] == [done.name, "waiting", "checkpoint-4"]
     assert list(json.loads(command("fetch", str(there), "--json").stdout)) == [done.name]
 
@@ -327,6 +331,38 @@ def test_who_watches_is_told_that_it_is_no_longer_kept_and_that_it_is_again(done
         feed.poll()
         rules.ask(feed.state, "sample", time.time() + 30)  # as it does whenever it looks at the disk
         assert "mirror" not in {alert.rule for alert in feed.state.alerts}
+
+
+def test_what_could_not_be_copied_is_tried_again_by_itself(
+    done: RunDir, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirroring, "LOOK_S", 0.05)
+    monkeypatch.setattr(mirroring, "RETRY_S", 0.05)
+    said: list[str] = []
+    there.rename(there.with_name("away"))
+    there.touch()
+    with mirroring.Mirroring(done, done.read_json(done.orders), Call(), said.append):
+        until(lambda: said)
+        there.unlink()
+        until(lambda: len(said) == 2)
+    assert "nothing after it: " in said[0]
+    assert said[1] == "mirror: it works again"
+    assert listed(there / done.name)["checkpoint"] == "checkpoint-4"
+
+
+def test_who_is_in_a_hurry_does_not_wait_for_a_copy(done: RunDir) -> None:
+    """A copy that waits for ever: another has its lock."""
+    said: list[str] = []
+    with (done.path / "mirror.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with mirroring.Mirroring(done, done.read_json(done.orders), Call(asked=2), said.append):
+            pass
+    assert "its copy ended with -" in said[0]
+
+
+def test_removing_a_run_leaves_what_is_kept_elsewhere(invoke: Invoke, done: RunDir, there: Path) -> None:
+    assert f"what is kept at {url(there)} stays" in invoke("rm", done.name, "--yes").stdout
+    assert listed(there / done.name)["checkpoint"] == "checkpoint-4"
 
 
 def test_a_run_can_go_on_without_its_mirror(command: Command, done: RunDir, there: Path) -> None:

@@ -140,13 +140,14 @@ def fetch(url: str, gpus: int | None, trust: bool, axolotl: str | None, runs: st
     from ax_recipe.verbs import fetching
 
     found, place = environment.find(axolotl), mirror.asked(url)
-    there = fetching.look(place, found.python)
-    if place.rpartition("/")[2] not in there:
-        lines = "\n".join(fetching.lines(there)) or f"no runs at {place}"
-        click.echo(json.dumps(there, indent=1) if as_json else lines)
-        return
-    fetched = fetching.fetch(place, rundir.root(runs), found, gpus, trusted=trust)
-    click.echo("\n".join(fetching.words(fetched)))
+    is_run, there = fetching.look(place, found.python)
+    if not as_json:
+        click.echo("\n".join(fetching.lines(there)) or f"no runs at {place}", err=is_run)
+    elif not is_run:
+        click.echo(json.dumps(there, indent=1))
+    if is_run:
+        fetched = fetching.fetch(place, rundir.root(runs), found, gpus, trusted=trust)
+        click.echo(fetching.as_json(fetched) if as_json else "\n".join(fetching.words(fetched)))
 
 
 @main.command(epilog=example("ax-recipe rm pirate-20261122-101500"))
@@ -167,5 +168,6 @@ def rm(name: str, yes: bool, runs: str | None) -> None:
             if sys.stdin.isatty():
                 raise
             raise RecipeError("nobody answered, so nothing is removed", "--yes removes it unasked") from abort
+    kept = f"; what is kept at {found.mirror.url} stays" if found.mirror.url else ""
     all_runs.remove(found)
-    click.echo(f"{found.name}: removed")
+    click.echo(f"{found.name}: removed{kept}")

@@ -118,6 +118,8 @@ def settle(run: RunDir, told: str | None) -> None:
     :raises MissingError: it cannot.
     """
     url = run.mirror.url if told is None else mirror.asked(told)
+    if run.worker:  # nothing is changed under a run that goes on; who starts it again is told so
+        return
     if url:
         refuse(url, run.read_json(run.orders)["axolotl"]["python"])
     if url == run.mirror.url:

@@ -145,11 +145,17 @@ def attempt(url: str) -> dict[str, Any]:
 def runs(url: str) -> dict[str, Any]:
     """The runs below ``url``, or whether it is one itself."""
     place = Place(url)
-    if place.listed():
-        return {"run": place.listed()}
+    if told := place.listed():
+        return {"run": told["run"], "runs": {told["run"]: brief(told)}}
     names = [str(path).rstrip("/").rpartition("/")[2] for path in place.storage.ls(place.root, detail=False)]
     found = {name: Place(f"{place.url}/{name}").listed() for name in sorted(names)}
-    return {"runs": {name: {**told, "files": len(told["files"])} for name, told in found.items() if told}}
+    return {"run": "", "runs": {name: brief(told) for name, told in found.items() if told}}
+
+
+def brief(told: dict[str, Any]) -> dict[str, Any]:
+    """A list without its files: how many they are, and their bytes."""
+    files: Marks = told["files"]
+    return {**told, "files": len(files), "bytes": sum(mark.get("size", 0) for mark in files.values())}
 
 
 # --- there ---
@@ -187,10 +193,10 @@ class Copy:
             key: mark for key, mark in self.old.items() if (stays if CHECKPOINT.match(key) else self._unsettled(key))
         }
         about = self._about()
-        self.place.send(LIST, json.dumps({**about, "files": self.new}, indent=0).encode())
+        told = {**about, "files": self.new}
+        self.place.send(LIST, json.dumps(told, indent=0).encode())
         self._remove_others()
-        size = sum(mark.get("size", 0) for mark in self.new.values())
-        return {**about, "files": len(self.new), "bytes": size, "sent": self.sent}
+        return {**brief(told), "sent": self.sent}
 
     def _about(self) -> dict[str, Any]:
         state = json.loads((self.run / "state.json").read_text())

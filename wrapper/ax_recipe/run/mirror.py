@@ -62,7 +62,7 @@ class Mirror:
 def _there(told: Mapping[str, Any]) -> str:
     if "time" not in told:
         return "nothing is there"
-    at = time.strftime("%H:%M:%S", time.localtime(told["time"]))
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(told["time"]))
     newest = f", {told['checkpoint']} the newest" if told["checkpoint"] else ", no checkpoint yet"
     return f"all of {at} is there{newest}, {told['bytes'] / 2**20:,.1f} MiB"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -34,17 +35,13 @@ class Fetched:
     differences: tuple[str, ...]
 
 
-def look(url: str, python: Path) -> dict[str, dict[str, Any]]:
-    """The runs at ``url``, by name: those below it, or the one that it is.
+def look(url: str, python: Path) -> tuple[bool, dict[str, dict[str, Any]]]:
+    """The runs at ``url``, by name: whether it is one itself, and that one or those below it.
 
     :raises MissingError: it cannot be read.
     """
     told = mirroring.ask(python, "list", url)
-    if "run" in told:
-        one: dict[str, Any] = told["run"]
-        return {str(one["run"]): one}
-    found: dict[str, dict[str, Any]] = told["runs"]
-    return found
+    return bool(told["run"]), told["runs"]
 
 
 def lines(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -53,7 +50,8 @@ def lines(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for name, told in found.items():
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(told["time"]))
         newest = told["checkpoint"] or "no checkpoint"
-        yield f"{name:<{wide}}  {told['status']:<11}  {newest:<15}  as of {at}, {told['host']}"
+        size = f"{told['bytes'] / 2**20:,.1f} MiB"
+        yield f"{name:<{wide}}  {told['status']:<11}  {newest:<15}  {size:>12}  as of {at}, {told['host']}"
 
 
 def fetch(url: str, root: Path, found: Axolotl, gpus: int | None, *, trusted: bool) -> Fetched:
@@ -77,7 +75,7 @@ def fetch(url: str, root: Path, found: Axolotl, gpus: int | None, *, trusted: bo
         regrouping.regroup(run, {}, trusted=trusted)
     except AxRecipeError as error:
         obstacle = error
-    return Fetched(run, brought, obstacle, tuple(reproducing.different(run)))
+    return Fetched(run, brought, obstacle, () if obstacle else tuple(reproducing.different(run)))
 
 
 def _move(run: RunDir, found: Axolotl, gpus: int | None) -> None:
@@ -101,9 +99,9 @@ def _move(run: RunDir, found: Axolotl, gpus: int | None) -> None:
 def _orders(run: RunDir) -> dict[str, Any]:
     try:
         orders: dict[str, Any] = run.read_json(run.orders)
-    except (OSError, ValueError) as error:
+    except MissingError as error:
         hint = "nothing can go on without it; its checkpoints are whole all the same"
-        raise MissingError(f"{run.orders} did not come whole: {error}", hint) from error
+        raise MissingError(f"{run.orders} did not come whole: {error.message}", hint) from error
     return orders
 
 
@@ -138,6 +136,14 @@ def _refuse_missing(run: RunDir) -> None:
         raise MissingError(f"the run reads {', '.join(missing)}: not on this machine", hint)
 
 
+def as_json(fetched: Fetched) -> str:
+    """``fetch --json``."""
+    told = {name: fetched.brought[name] for name in ("checkpoint", "status", "time", "files", "bytes", "wrong")}
+    obstacle = str(fetched.obstacle) if fetched.obstacle else None
+    place = {"run": fetched.run.name, "path": str(fetched.run.path)}
+    return json.dumps({**place, **told, "differences": fetched.differences, "obstacle": obstacle}, indent=1)
+
+
 def words(fetched: Fetched) -> Iterator[str]:
     """What came, what did not, what is different here, and what to do next."""
     run, told = fetched.run, fetched.brought
@@ -145,7 +151,7 @@ def words(fetched: Fetched) -> Iterator[str]:
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(told["time"]))
     yield f"{run.path}: {told['files']} files, {told['bytes'] / 2**20:,.1f} MiB{newest}, as of {at}"
     yield from (f"  not as it was: {flaw}" for flaw in told["wrong"])
-    yield from (f"  {line}" for line in fetched.differences)
+    yield from (f"  different here: {line}" for line in fetched.differences)
     if fetched.obstacle:
         yield f"it can be looked at; to go on with it here is not possible yet: {fetched.obstacle}"
     elif runs.row_of(run).status != "finished":
