@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from ax_recipe import axolotl
 from ax_recipe.verbs import doctor
+from conftest import Invoke
 
 LOGS = {
     "wandb": "wandb_project: boats",
@@ -78,3 +81,16 @@ def test_a_llama_cpp_is_named_or_how_to_get_one(tmp_path: Path, monkeypatch: pyt
     monkeypatch.delenv("LLAMA_CPP_DIR")
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     assert "set LLAMA_CPP_DIR" in found().detail
+
+
+def test_where_no_axolotl_can_be_installed_another_python_is_named(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "pip install 'axolotl" in axolotl.how_to_have_one((3, 12))
+    assert "pip install" not in axolotl.how_to_have_one((3, 13))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = invoke("doctor")
+    assert done.exit_code == 3
+    assert axolotl.how_to_have_one(sys.version_info[:2]) in done.stdout
+    assert "environment of Python 3.12" in axolotl.how_to_have_one((3, 13))

@@ -86,11 +86,22 @@ def _nearest() -> Path:
     beside = Path(sys.executable).with_name("axolotl")
     found = str(beside) if beside.is_file() else shutil.which("axolotl")
     if not found:
-        raise MissingError(
-            "no axolotl in this environment or on PATH",
-            f"pip install 'axolotl>=0.19', or name one with --axolotl PATH or {VARIABLE}",
-        )
+        raise MissingError("no axolotl in this environment or on PATH", how_to_have_one(sys.version_info[:2]))
     return Path(found).absolute()
+
+
+def how_to_have_one(python: tuple[int, ...]) -> str:
+    """What to do where there is none, under this version of Python.
+
+    Axolotl 0.19 to 0.21 pin zstandard 0.22.0, which has no wheel for 3.13 and does not build there (tried with pip 26).
+    """
+    if python < (3, 13):
+        return f"pip install 'axolotl>=0.19', or name one with --axolotl PATH or {VARIABLE}"
+    version = ".".join(map(str, python))
+    return (
+        f"Axolotl 0.19 to 0.21 cannot be installed under Python {version}: put one into an environment of Python 3.12, "
+        f"and name it with --axolotl PATH or {VARIABLE}"
+    )
 
 
 def cache_folder() -> Path:
