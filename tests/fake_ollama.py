@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +25,10 @@ TYPES = {"F32", "F16", "BF16", "Q8_0", "Q4_K_S", "Q4_K_M"}
 FOR_MLX = {"Gemma4ForConditionalGeneration", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM"}
 
 
+Answer = Callable[[dict[str, Any], str, dict[str, Any]], tuple[list[str], str, int, int]]
+"""Of a model, a prompt and options: the parts of the answer, why it ended, the prompt's tokens and its own."""
+
+
 @dataclass
 class Server:
     """What the server holds, what it was asked, and how it is to fail.
@@ -32,13 +36,14 @@ class Server:
     ``failure``: "late error" (a line after HTTP 200), "no success" (the stream ends), "dies" (the connection breaks
     while creating), "dies on blob"; and of the live model: "chatml" (renders another template), "hidden" (shows no
     prompts), "double bos" (a token more), "endless" (answers up to num_predict), "mute" (answers nothing), "crash"
-    (the runner dies). It fails ``times`` over, then no more.
+    (the runner dies). It fails ``times`` over, then no more. A real engine may ``answer`` in its place.
     """
 
     version: str = "0.33.0"
     failure: str = ""
     times: int = 1 << 30
     blobs: dict[str, bytes] = field(default_factory=dict)
+    answer: Answer | None = None
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     loaded: set[str] = field(default_factory=set)
     asked: list[tuple[str, str]] = field(default_factory=list)
@@ -230,6 +235,7 @@ class _Handler(BaseHTTPRequestHandler):
         messages = body["messages"]
         if model.get("system") and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": model["system"]}, *messages]
+        self.state.loaded.add(self._whole(body["model"]))
         failure = self.state.failure
         prompt = render(CHATML if failure == "chatml" else model["template"], messages)
         if body.get("_debug_render_only"):
@@ -239,16 +245,19 @@ class _Handler(BaseHTTPRequestHandler):
         if failure == "crash":
             self._answer(500, {"error": "llama runner process has terminated: signal: killed"})
             return
-        self.state.loaded.add(self._whole(body["model"]))
-        parts = [] if failure == "mute" else ["Ar", "r."]
-        limit = body.get("options", {}).get("num_predict", 4)
-        parts = ["ye "] * limit if failure == "endless" else parts
+        parts, reason, tokens, made = (self.state.answer or self._words)(model, prompt, body.get("options", {}))
         words = [{"message": {"role": "assistant", "content": text}, "done": False} for text in parts]
-        reason = "length" if failure == "endless" else "stop"
         end = {"message": {"role": "assistant", "content": ""}, "done": True, "done_reason": reason}
-        tokens = len(prompt.split()) + (failure == "double bos")
-        counts = {"prompt_eval_count": tokens, "eval_count": len(parts)}
+        counts = {"prompt_eval_count": tokens, "eval_count": made}
         self._lines(words if failure == "no success" else [*words, {**end, **counts}])
+
+    def _words(self, _: dict[str, Any], prompt: str, options: dict[str, Any]) -> tuple[list[str], str, int, int]:
+        failure = self.state.failure
+        tokens = len(prompt.split()) + (failure == "double bos")
+        if failure == "endless":
+            return ["ye "] * options["num_predict"], "length", tokens, options["num_predict"]
+        parts = [] if failure == "mute" else ["Ar", "r."]
+        return parts, "stop", tokens, len(parts)
 
 
 @contextmanager

@@ -10,11 +10,14 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+import fake_ollama
 from ax_recipe.forecast import architecture
 from ax_recipe.launch import outcomes, training
 from ax_recipe.results import evaluation
@@ -270,6 +273,35 @@ def test_llama_cpps_own_programs_make_what_was_foretold_and_answer_as_trained(do
     assert right["F16"] >= len(rows) - 1
     assert right["Q8_0"] >= len(rows) - 2
     assert min(right.values()) >= len(rows) // 2
+
+
+def test_what_is_deployed_is_asked_as_trained_in_the_engine_that_ollama_runs(done: Done, tmp_path: Path) -> None:
+    """All but Ollama's own server is real: the GGUF that it was sent answers its prompts in llama.cpp's server."""
+    orders = done.run.read_json(done.run.orders)
+    python = Path(orders["axolotl"]["python"])
+    folder = tmp_path / "out"
+    export(Path(orders["model"]), folder, Wishes(num_ctx=256, converter=converter_with(python)))
+    proof = Proof(orders["checks"]["prompts"][0], outcomes.counter(python))
+    for kind in (None, "Q8_0") if convert.program("llama-quantize") else (None,):
+        with fake_ollama.serve(version="0.40.2") as state, Ollama(state.url) as server:
+            state.answer = partial(in_llama_cpp, state, tmp_path)
+            made = deploy.deploy(server, read(folder), Wanted("pirate", kind, proof=proof), lambda _: None)
+        found = {check.name: (check.verdict, check.detail) for check in made.checks}
+        assert [verdict for verdict, _ in found.values()] == ["ok"] * 3, found
+        assert done.run.read_json(done.run.answers)[0]["tuned"] in found["answer"][1]
+
+
+def in_llama_cpp(
+    state: fake_ollama.Server, folder: Path, model: dict[str, Any], prompt: str, options: dict[str, Any]
+) -> tuple[list[str], str, int, int]:
+    """Ask as Ollama does since 0.30: the rendered prompt goes to llama.cpp's server, which adds a BOS where it must."""
+    file = folder / "blob.gguf"
+    file.write_bytes(state.blobs[next(iter(model["files"].values()))])
+    asked = {"prompt": prompt, "stop": model["parameters"]["stop"], "n_predict": options["num_predict"]}
+    with llama.serve(llama.find(), file, model["parameters"]["num_ctx"]) as served:
+        told = served._client.post("/completion", json={**asked, "temperature": options["temperature"]}).json()
+    reason = "length" if told["stop_type"] == "limit" else "stop"
+    return [told["content"]], reason, told["tokens_evaluated"], told["tokens_predicted"]
 
 
 def test_each_form_is_timed_in_each_engine_at_hand(done: Done) -> None:

@@ -27,6 +27,9 @@ from ax_recipe.ship.ollama import (
 TRIAL = "ax-recipe-trial"
 """The tag of a model that is not proven yet. It is always the same, so that none is left over for long."""
 
+_EMBEDDING = "token_embd.weight"
+"""A matrix that every GGUF of a language model has: its type tells the precision of one that is not quantised."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -190,10 +193,6 @@ def _require_plain(server: Ollama, exported: Exported) -> None:
             f"{who} takes a GGUF, and safetensors were exported: since 0.34.1 it makes none of them",
             "export a GGUF: with --llama-cpp DIR (a checkout of llama.cpp), or --gguf FILE (a ready one)",
         )
-
-
-_EMBEDDING = "token_embd.weight"
-"""A matrix that every GGUF of a language model has: its type tells the precision of one that is not quantised."""
 
 
 def _is_made(source: Path, wanted: str | None) -> bool:
