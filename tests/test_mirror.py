@@ -350,6 +350,16 @@ def test_what_could_not_be_copied_is_tried_again_by_itself(
     assert listed(there / done.name)["checkpoint"] == "checkpoint-4"
 
 
+def test_a_run_that_is_kept_somewhere_else_from_now_on(command: Command, done: RunDir, tmp_path: Path) -> None:
+    told = command("resume", "--until", "evaluate", "--mirror", str(tmp_path / "share"))
+    assert told.returncode == 0, told.stderr
+    assert f"Kept at {tmp_path / 'share'}/{done.name}: all of" in told.stderr
+    assert listed(tmp_path / "share" / done.name)["checkpoint"] == "checkpoint-4"
+    assert seal.holds(done.path)
+    done.write_json(done.mirror.path, {**done.read_json(done.mirror.path), "url": "nowhere://x"})
+    assert "nothing is there, nothing after it" in (copy(done) and done.mirror.words())
+
+
 def test_who_is_in_a_hurry_does_not_wait_for_a_copy(done: RunDir) -> None:
     """A copy that waits for ever: another has its lock."""
     said: list[str] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class Mirroring:
         }
         self._wake, self._over = threading.Event(), threading.Event()
         self._child: process.Child | None = None
-        self._copied: list[str] = []
+        self._seen: list[str] = []
         self._tried, self._error = 0.0, ""
         self._thread = threading.Thread(target=self._go, daemon=True) if run.mirror.url else None
 
@@ -71,42 +72,43 @@ class Mirroring:
             woken = self._wake.wait(LOOK_S)
             over = self._over.is_set()  # asked before it looks: the last copy is of everything
             self._wake.clear()
-            whole = self._whole()
-            due = self._error and time.monotonic() - self._tried > RETRY_S
-            if woken or due or whole != self._copied:
-                self._copy(whole)
+            try:
+                whole = self._whole()
+                due = self._error and time.monotonic() - self._tried > RETRY_S
+                if woken or due or whole != self._seen:
+                    self._copy(whole)
+            except AxRecipeError as problem:
+                self._fail(problem.message)
 
     def _whole(self) -> list[str]:
-        """The whole checkpoints; which of those seen before still are is not looked at again."""
+        """The whole checkpoints; those that were are not looked at again."""
         found = checkpoints.every(self.run.output)
-        seen = [each for each in found if each.path.name in self._copied or not checkpoints.flaw(each, *self.run.ranks)]
-        return [each.path.name for each in seen]
+        whole = [each for each in found if each.path.name in self._seen or not checkpoints.flaw(each, *self.run.ranks)]
+        return [each.path.name for each in whole]
 
     def _copy(self, whole: list[str]) -> None:
-        self._tried = began = time.monotonic()
+        self._tried, self._seen = time.monotonic(), whole
         running = (stage.name for stage in self.run.read_state().stages if stage.state == "running")
         but = [f"--but={self._writes[name]}" for name in running if name in self._writes]
         argv = [self._python, str(assets.probe("mirror.py")), "put", str(self.run.path), *but, *whole]
-        try:
-            self._child = process.start(argv, {}, self.run.mirror.log)
-            code = self._child.popen.wait()
-        except AxRecipeError as problem:
-            self._fail(problem.message)
-            return
+        self._child = process.start(argv, {}, self.run.mirror.log)
+        code = self._child.popen.wait()
         if code:
             told = str(self.run.mirror.read().get("error", ""))
             self._fail(told if code == 1 and told else f"its copy ended with {code}")
             return
         if self._error:
             self._say("mirror: it works again")
-        self._copied, self._error, self._call.copying_s = whole, "", time.monotonic() - began
+        self._error, self._call.copying_s = "", time.monotonic() - self._tried
 
     def _fail(self, error: str) -> None:
         """Say it once; all that a person sees of a run reads mirrored.json."""
-        told = self.run.mirror.read()
+        told, place = self.run.mirror.read(), f"{self.run.mirror.url}/{self.run.name}"
         if told.get("error") != error:  # it could not say so itself
-            place = f"{self.run.mirror.url}/{self.run.name}"
-            self.run.write_json(self.run.mirror.told, {**told, "error": error, "hint": "logs/mirror.log", "url": place})
+            there = told if told.get("url") == place else {}
+            hint = f"its log: {self.run.mirror.log}"
+            with suppress(MissingError):  # the disk is full, which the run itself says
+                self.run.write_json(self.run.mirror.told, {**there, "error": error, "hint": hint, "url": place})
         if error != self._error:
             self._say(f"mirror: {self.run.mirror.words()}")
         self._error = error

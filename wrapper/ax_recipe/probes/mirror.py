@@ -295,6 +295,7 @@ def put(run: Path, but: tuple[str, ...], checkpoints: list[str]) -> int:
         with contextlib.suppress(OSError):  # a shared file system may have no locks
             fcntl.flock(lock, fcntl.LOCK_EX)  # a runner that was killed may have left a copy at work
         told = json.loads(path.read_text()) if path.is_file() else {}
+        told = told if told.get("url") == copy.url else {}
         try:
             told = {**copy.go(), "error": "", "hint": "", "took_s": time.time() - began, "url": copy.url}
         except Exception as error:  # noqa: BLE001 - s3fs, gcsfs, adlfs have errors of their own, without a parent
