@@ -19,15 +19,18 @@ import psutil
 import pytest
 import yaml
 
-from ax_recipe import assets
+from ax_recipe import assets, axolotl
 from ax_recipe.errors import RecipeError
+from ax_recipe.forecast.hardware import CPU
 from ax_recipe.launch import mirroring
+from ax_recipe.launch import training as training_of
 from ax_recipe.launch.attempts import Call
 from ax_recipe.observe import rules
 from ax_recipe.observe.feed import Feed
-from ax_recipe.run import belonging, mirror, rundir, seal
-from ax_recipe.run.rundir import RunDir
-from ax_recipe.survive import checkpoints
+from ax_recipe.recipe import recipe
+from ax_recipe.run import belonging, mirror, preparing, rundir, seal
+from ax_recipe.run.rundir import RunDir, StageRecord
+from ax_recipe.survive import checkpoints, proof
 from conftest import Invoke
 from test_runner import DEADLINE_S, Command, background, newest, states, until
 
@@ -162,6 +165,34 @@ def test_a_recipe_that_lies_elsewhere_is_found_where_the_command_is_given(
     run = newest()
     assert {stage.attempt for stage in run.read_state().stages if stage.attempt} == {1}
     assert str(project / "rows.jsonl") in run.axolotl_yaml.read_text()
+
+
+def test_a_base_that_was_made_for_the_run_comes_along(
+    command: Command, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is made anew, and not to the last bit the same, on another machine: the adapter would not fit."""
+    found = axolotl.find()
+    prepared = preparing.for_run(recipe.load("pirate-tiny"), CPU, found, rundir.root(), alone=False)
+    run, orders = prepared.run, prepared.orders
+    rundir.create(run, {**prepared.files, "mirror.json": mirror.wanted(url(there))})
+    base = Path(orders["base"])
+    base.mkdir(parents=True)
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        (base / name).write_text(name)
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in base.iterdir()}
+    (base / "made.json").write_text(json.dumps(digests))
+    assert training_of.is_made(base)
+    done = StageRecord("base", "done", attempt=1)
+    proof.take(run, orders, done)
+    run.write_state(run.read_state().with_stage(done))
+    assert not copy(run)["error"]
+    elsewhere = RunDir(on_another_machine(monkeypatch, tmp_path) / run.name)
+    told = command("fetch", f"{url(there)}/{run.name}")
+    assert f"Go on with: ax-recipe resume {run.name}" in told.stdout, told.stdout
+    assert training_of.is_made(elsewhere.base)
+    assert elsewhere.read_json(elsewhere.orders)["base"] == str(elsewhere.base)
+    assert yaml.safe_load(elsewhere.axolotl_yaml.read_text())["base_model"] == str(elsewhere.base)
+    assert not proof.flaw(elsewhere, "base")
 
 
 def test_runs_there_are_listed(command: Command, done: RunDir, there: Path) -> None:

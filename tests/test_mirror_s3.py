@@ -174,8 +174,10 @@ def test_pirate_tiny_goes_on_from_s3_to_the_losses_of_an_unbroken_run(
     recipe = tmp_path / "far.yaml"
     recipe.write_text(text.replace(local, far))
     monkeypatch.setenv("AX_RECIPE_AXOLOTL", str(installed_axolotl()))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # of S3, too, datasets reads nothing otherwise
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))  # where it keeps what it has read
     argv = ["run", str(recipe), *SHORT, "--until", "train", "--mirror", URL]
-    with background(argv, HF_HUB_OFFLINE="1") as viewer:
+    with background(argv) as viewer:
         until(lambda: rundir.every(rundir.root()) and newest().mirror.read().get("checkpoint"), REAL_S)
         run = newest()
         kill(run, viewer)
@@ -188,11 +190,11 @@ def test_pirate_tiny_goes_on_from_s3_to_the_losses_of_an_unbroken_run(
     told = command("fetch", f"{URL}/{run.name}")
     assert "not possible" not in told.stdout, told.stdout
     there = RunDir(tmp_path / "elsewhere" / run.name)
-    done = command("resume", "--until", "train", HF_HUB_OFFLINE="1")
+    done = command("resume", "--until", "train")
     assert done.returncode == 0, done.stderr
     assert f"goes on from {start}" in there.read_state().stage("train").detail
     assert there.read_state().stage("base").attempt == 1
-    whole = command("run", str(recipe), *SHORT, "--new", "--until", "train", HF_HUB_OFFLINE="1")
+    whole = command("run", str(recipe), *SHORT, "--new", "--until", "train")
     assert whole.returncode == 0, whole.stderr
     unbroken = losses(newest())
     assert len(unbroken) == 40
