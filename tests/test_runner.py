@@ -169,7 +169,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
 def test_a_state_that_is_none_says_so(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     rundir.create(run, {"state.json": "{"})
-    with pytest.raises(MissingError, match="not the state of a run"):
+    with pytest.raises(MissingError, match=r"run: state\.json is damaged: "):
         run.read_state()
 
 

@@ -28,6 +28,9 @@ pytestmark = pytest.mark.usefixtures("fake_axolotl")
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
+OVER_A_RUN = ("runs", "status", "watch", "watch --explain", "advise", "report", "compare mine", "size", "diagnose")
+
+
 def test_a_thousand_runs_are_listed_in_less_than_a_second(tmp_path: Path) -> None:
     stories.many(tmp_path / "runs", 1000)
     start = time.process_time()
@@ -132,6 +135,25 @@ def test_a_run_that_failed_has_a_report_too(invoke: Invoke, tmp_path: Path) -> N
     other = stories.made(stories.written(tmp_path), [], ended="failed")
     assert invoke("report", other.name, "-o", str(tmp_path / "r.html")).exit_code == 0
     assert (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("plan.json", None), ("plan.json", ""), ("plan.json", "{}"), ("recipe.yaml", None), ("answers.json", "[{"),
+     ("state.json", None), ("state.json", '{"recipe"'), ("state.json", "{}")],
+)  # fmt: skip
+def test_a_damaged_run_is_told_of_by_the_file_that_is_wrong(
+    invoke: Invoke, tmp_path: Path, name: str, text: str | None
+) -> None:
+    run = stories.made(stories.written(tmp_path))
+    (run.path / name).unlink()
+    if text is not None:
+        (run.path / name).write_text(text)
+    told = {verb: invoke(*verb.split()) for verb in OVER_A_RUN}  # none ends in a traceback
+    how = f"{run.name}: {name} is {'missing' if text is None else 'damaged'}"
+    assert {verb: done.output for verb, done in told.items() if done.exit_code and how not in done.output} == {}
+    assert told["report"].exit_code
+    assert run.name in told["runs"].output
 
 
 def test_rm_asks_and_takes_a_whole_name_only(invoke: Invoke, command: Command, tmp_path: Path) -> None:

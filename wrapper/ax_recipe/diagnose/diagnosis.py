@@ -16,6 +16,7 @@ from ax_recipe.diagnose.cause import Case, Cause, Diagnosis, Evidence
 from ax_recipe.diagnose.causes import table
 from ax_recipe.diagnose.phase import phase_of
 from ax_recipe.diagnose.reading import Failure, Reading, Said, read
+from ax_recipe.errors import MissingError
 from ax_recipe.observe import rules
 from ax_recipe.observe.state import end
 from ax_recipe.recipe import recipe
@@ -96,7 +97,7 @@ def _case(run: RunDir, name: str) -> Case:
     """What fixes need of one of our runs; a folder that is not whole gives fixes without its own numbers."""
     config: Any = {}
     orders: Any = {}
-    with suppress(OSError, ValueError, yaml.YAMLError):
+    with suppress(MissingError, OSError, ValueError, yaml.YAMLError):
         orders = run.read_json(run.orders)
         config = yaml.load(run.axolotl_yaml.read_text(encoding="utf-8"), Loader=Loader)  # noqa: S506 - CSafeLoader
     config, orders = (value if isinstance(value, dict) else {} for value in (config, orders))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ax_recipe.errors import MissingError
 from ax_recipe.launch import environment
 from ax_recipe.run import rundir, seal
 from ax_recipe.run.preparing import Prepared
@@ -34,7 +35,7 @@ def _has_the_same_data(run: RunDir) -> bool:
         return run.holder() is not None
     try:
         data: object = run.read_json(run.environment)["files"]
-    except (OSError, ValueError, KeyError):  # torn
+    except (MissingError, KeyError):  # torn
         return False
     return data == environment.files(run)
 

@@ -194,7 +194,7 @@ def _less(epochs: float) -> float:
 def text_of(story: Story) -> str:
     """The recipe of the run with the changes it was started with."""
     changes = dict(map(recipe.parse_change, story.orders.get("changes", ())))
-    return edited(story.run.recipe.read_text(encoding="utf-8"), changes)
+    return edited(story.run.read_text(story.run.recipe), changes)
 
 
 def diff(text: str, advice: Advice) -> list[str]:

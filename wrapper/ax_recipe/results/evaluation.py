@@ -96,7 +96,7 @@ def read(run: RunDir, form: Form, orders: Mapping[str, Any]) -> Evaluation:
     # Rows of preferences have no labels: of them nothing is told, though the general texts are scored beside them.
     keeps = any(stage["name"] == "evaluate" and not stage["skip"] for stage in orders["stages"])
     owes = keeps and held_out is None and ((HELD_OUT, "base") in costs or general is None)
-    answers, tasks = _answers(answers_file(run, form)), tuple(_tasks(run, form))
+    answers, tasks = _answers(run, answers_file(run, form)), tuple(_tasks(run, form))
     return Evaluation(form, held_out, general, answers, tasks, owes and form != "ollama")
 
 
@@ -178,8 +178,8 @@ def _texts(costs: Mapping[tuple[str, str], list[tuple[int, float]]], which: str,
     return Texts(len(base), sum(tokens), found, intervals.verdict(intervals.turned(found.change), alike))
 
 
-def _answers(path: Path) -> Answers | None:
-    rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+def _answers(run: RunDir, path: Path) -> Answers | None:
+    rows = run.read_json(path) if path.exists() else []
     return answers_of(rows) if rows and "tuned_matches" in rows[0] else None
 
 

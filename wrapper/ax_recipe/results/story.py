@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,16 +40,16 @@ def read(run: RunDir) -> Story:
 
     :raises MissingError: one of the files that every run has is absent or broken.
     """
+    orders = run.read_json(run.orders)
     try:
-        orders = run.read_json(run.orders)
-        config = yaml.load(run.axolotl_yaml.read_text(encoding="utf-8"), Loader=Loader)  # noqa: S506 - CSafeLoader
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise MissingError(f"{run.path}: not a whole run: {error}", "ax-recipe runs lists them") from error
+        config = yaml.load(run.read_text(run.axolotl_yaml), Loader=Loader)  # noqa: S506 - CSafeLoader
+    except yaml.YAMLError as error:
+        raise MissingError(f"{run.axolotl_yaml} is damaged: {error}", "ax-recipe runs lists the others") from error
     band = orders["targets"]["loss"]
     target = (float(band[0]), float(band[1])) if band else None
     state = feed.trained(run)
     found = rules.judge(state, target)
-    answers = tuple(each for each in _if_any(run.answers) or () if "tuned_matches" in each)
+    answers = tuple(each for each in _if_any(run, run.answers) or () if "tuned_matches" in each)
     row = runs.row_of(run)
     if answers and row.asked is None:
         row = replace(row, asked=len(answers), matched=sum(bool(each["tuned_matches"]) for each in answers))
@@ -63,13 +62,13 @@ def read(run: RunDir) -> Story:
         state,
         target,
         found,
-        _if_any(run.environment),
+        _if_any(run, run.environment),
         answers,
     )
 
 
-def _if_any(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def _if_any(run: RunDir, path: Path) -> Any:
+    return run.read_json(path) if path.is_file() else None
 
 
 def best_evaluation(state: State) -> tuple[float, float] | None:

@@ -15,5 +15,6 @@ def recipe_of(run: RunDir) -> Recipe:
     Its relative paths start where they did: at the folder of the file that it was read from.
     """
     orders = run.read_json(run.orders)
+    run.read_text(run.recipe)  # it is the run's own, and not one that the person named
     found = recipe.load(str(run.recipe), orders.get("changes", ()))
     return replace(found, name=orders["recipe"], document=replace(found.document, file=orders["recipe_file"]))

@@ -23,6 +23,8 @@ from ax_recipe.run.mirror import Mirror
 
 # How long a file that is replaced again and again is opened anew (seconds).
 STALE_S = 5.0
+# What every plan.json has: one without is none.
+_PLANNED = {"recipe", "stages"}
 
 # The stages in their order, and what a person reads of each.
 TITLES = {
@@ -38,6 +40,8 @@ TITLES = {
 }
 
 StageState = Literal["waiting", "running", "done", "skipped", "failed", "interrupted"]
+# A folder with one of these is a run's; the seal is put last of all as it is made, and is there if its state is lost.
+_MARKS = (seal.NAME, "state.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,15 +159,13 @@ class RunDir:
     def read_state(self) -> RunState:
         """Read state.json.
 
-        :raises MissingError: it is absent or not ours.
+        :raises MissingError: it is missing or damaged.
         """
+        value = self.read_json(self.state)
         try:
-            value = self.read_json(self.state)
             return RunState(value["recipe"], tuple(StageRecord(**stage) for stage in value["stages"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise MissingError(
-                f"{self.state}: not the state of a run: {error}", f"ax-recipe resume {self.word} writes it anew"
-            ) from error
+        except (KeyError, TypeError) as error:
+            raise self._not_whole(self.state, "is damaged: it is not the state of a run") from error
 
     def current_state(self) -> RunState:
         """state.json as it is true now: a stage that runs without a live runner was interrupted."""
@@ -185,9 +187,38 @@ class RunDir:
         """Write one JSON file of the run, whole or not at all."""
         write(path, json.dumps(value, indent=1, default=str))
 
+    def read_text(self, path: Path) -> str:
+        """Read one file that every run has.
+
+        :raises MissingError: it is missing or damaged.
+        """
+        try:
+            return read(path)
+        except FileNotFoundError as error:
+            raise self._not_whole(path, "is missing") from error
+        except OSError as error:
+            raise self._not_whole(path, f"cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise self._not_whole(path, "is damaged: it is no text") from error
+
     def read_json(self, path: Path) -> Any:
-        """Read one JSON file of the run."""
-        return json.loads(read(path))
+        """Read one JSON file of the run.
+
+        :raises MissingError: it is missing or damaged.
+        """
+        try:
+            value = json.loads(self.read_text(path))
+        except ValueError as error:
+            raise self._not_whole(path, f"is damaged: {error}") from error
+        if path == self.orders and not (isinstance(value, dict) and value.keys() >= _PLANNED):
+            raise self._not_whole(path, "is damaged: it is not the plan of a run")
+        return value
+
+    def _not_whole(self, path: Path, how: str) -> MissingError:
+        hint = f"put it back; without it this run cannot be used, and ax-recipe rm {self.word} removes it"
+        if path in (self.state, self.answers):
+            hint = f"ax-recipe resume {self.word} makes it anew"
+        return MissingError(f"{self.name}: {path.relative_to(self.path)} {how}", hint)
 
     def holder(self) -> int | None:
         """The process id of the live runner, if there is one; a dead one does not hold its lock."""
@@ -283,8 +314,10 @@ def refuse_foreign(run: RunDir) -> None:
     """Stop before anything that a run folder names is started, where the folder was not made here.
 
     :raises RecipeError: it was made by another account, or changed since.
+    :raises MissingError: it is not whole: that no trust helps.
     """
     if not seal.holds(run.path):
+        run.read_json(run.orders)
         changed = " or ".join(seal.SEALED)
         raise RecipeError(
             f"{run.path} was not made by this account, or its {changed} was changed since: it could start anything",
@@ -294,8 +327,13 @@ def refuse_foreign(run: RunDir) -> None:
 
 def every(runs: Path) -> list[RunDir]:
     """All runs, newest first."""
-    found = [path.parent for path in runs.glob("*/state.json")]
-    return [RunDir(path) for path in sorted(found, key=lambda path: path.stat().st_ctime, reverse=True)]
+    found = {path.parent: path.stat().st_ctime for name in _MARKS for path in runs.glob(f"*/{name}")}
+    return [RunDir(path) for path in sorted(found, key=lambda path: found[path], reverse=True)]
+
+
+def is_run(folder: Path) -> bool:
+    """Whether ``folder`` is a run's, its state.json there or lost."""
+    return any((folder / name).is_file() for name in _MARKS)
 
 
 def find(runs: Path, name: str | None) -> RunDir:
@@ -303,7 +341,7 @@ def find(runs: Path, name: str | None) -> RunDir:
 
     :raises RecipeError: there is no such run; names the newest few.
     """
-    if name and (Path(name) / "state.json").is_file():
+    if name and is_run(Path(name)):
         return RunDir(Path(name).absolute())
     known = every(runs)
     matching = [run for run in known if name is None or run.name == name or run.name.startswith(f"{name}-")]

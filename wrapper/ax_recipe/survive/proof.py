@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ def read(run: RunDir, stage: str) -> dict[str, Any]:
     """The proof of a stage; empty where there is none, or half of one."""
     try:
         value = run.read_json(run.proof(stage))
-    except (OSError, ValueError):
+    except MissingError:
         return {}
     return value if isinstance(value, dict) and {"files", "from", "name"} <= value.keys() else {}
 
@@ -149,6 +149,19 @@ def flaw(run: RunDir, stage: str) -> str:
         if wrong:
             return wrong
     return next((f"{name} was done again" for name, then in value["from"].items() if _digest(run, name) != then), "")
+
+
+def standing(run: RunDir) -> RunState:
+    """The state as it would go on: what was done and no longer holds, or is no more there, waits to be done again.
+
+    Of a run that goes on, its runner has looked at what lies before its stage.
+    """
+    state = run.current_state()
+    going = max((number for number, stage in enumerate(state.stages) if stage.state == "running"), default=-1)
+    for stage in state.stages[going + 1 :]:
+        if stage.state == "done" and (wrong := flaw(run, stage.name)):
+            state = state.with_stage(replace(stage, state="waiting", detail=f"to be done again: {wrong}"))
+    return state
 
 
 def repaired(run: RunDir) -> RunState:

@@ -28,7 +28,7 @@ def regroup(run: RunDir, told: Mapping[str, Any], gbit: float | None = None, *, 
     recipe = origin.recipe_of(run)
     each = Hardware(orders["gpus"], GpuKind(**orders["kind"]) if orders["kind"] else None)
     lent = cluster.lent(several, str(orders["gpus"]), each, gbit or before.get("gbit"))
-    text = run.recipe.read_text(encoding="utf-8")
+    text = run.read_text(run.recipe)
     found = axolotl.find(orders["axolotl"]["command"])
     prepared = preparing.for_run(recipe, lent, found, run.path.parent, text, several, run)
     trust.refuse(recipe, planned.refuse(prepared.plan, found, keys.examine), trusted=trusted)

@@ -26,7 +26,7 @@ def prepare(
     orders = run.read_json(run.orders)
     found = origin.recipe_of(run)
     lent = hardware.lend(gpus or str(orders["gpus"]), hardware.here(), preparing.wanted_hardware(found))
-    text = run.recipe.read_text(encoding="utf-8")
+    text = run.read_text(run.recipe)
     prepared = preparing.for_run(found, lent, its_axolotl, runs, text)
     trust.refuse(found, planned.refuse(prepared.plan, its_axolotl, checks.examine), trusted=trusted)
     return prepared, different(run)

@@ -60,7 +60,7 @@ def html(story: Story, command: str = "ax-recipe") -> str:
         evaluations=_evaluations(story),
         stages=_stages(story),
         config=_yaml(story.config),
-        recipe=story.run.recipe.read_text(encoding="utf-8"),
+        recipe=story.run.read_text(story.run.recipe),
         environment=_environment(story),
         reproduce=_reproduce(story, command),
         written=time.strftime("%Y-%m-%d %H:%M"),
