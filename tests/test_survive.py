@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,9 @@ import psutil
 import pytest
 import yaml
 
+from ax_recipe.errors import RunFailedError
+from ax_recipe.launch import noting
+from ax_recipe.launch.training import Outcome
 from ax_recipe.observe.events import Crashed, StageStarted
 from ax_recipe.observe.state import State, advance
 from ax_recipe.run import belonging, rundir
@@ -67,14 +71,63 @@ def test_the_same_command_again_trains_nothing_again(command: Command, done: Run
 def test_the_same_command_goes_on_with_what_was_interrupted(command: Command, small_recipe: Path) -> None:
     with training(small_recipe, "hang") as viewer:
         until(lambda: rundir.every(rundir.root()) and begun(newest()))
-        second = command("run", str(small_recipe))
-        assert second.returncode == 3
-        assert f"process {newest().holder()} works on this run already" in second.stderr
         command("stop")
         viewer.wait(DEADLINE_S)
     command("run", str(small_recipe), "--until", "evaluate", FAKE_AXOLOTL="ok")
     assert len(rundir.every(rundir.root())) == 1
     assert attempts(newest()) == {"train": 2, "evaluate": 1}
+
+
+def test_the_same_command_watches_what_goes_on(command: Command, small_recipe: Path, tmp_path: Path) -> None:
+    words = tmp_path / "words"
+    argv = [sys.executable, "-m", "ax_recipe", "run", str(small_recipe)]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT / "wrapper")}
+    with training(small_recipe, "hang") as first, words.open("w") as file:
+        until(lambda: rundir.every(rundir.root()) and begun(newest()))
+        with subprocess.Popen(argv, env=variables, stderr=file) as second:
+            until(lambda: "train: training" in words.read_text())
+            command("stop")
+            assert (first.wait(DEADLINE_S), second.wait(DEADLINE_S)) == (130, 130)
+    assert f"{newest().name} is this very run, and is going on: this is it (--new starts another)" in words.read_text()
+    assert attempts(newest()) == {"train": 1}
+
+
+def test_what_is_no_more_there_is_not_called_done(command: Command, done: RunDir, small_recipe: Path) -> None:
+    assert "[x] Fine-tuned" in command("status").stdout
+    shutil.rmtree(done.output)
+    there = command("status").stdout
+    assert f"{done.name}: waiting" in there
+    assert "[ ] Fine-tuned    to be done again: " in there
+    assert "[ ] Evaluated     to be done again: " in there
+    assert f"Go on with: ax-recipe resume {done.name}" in there
+    assert command("watch").stderr.count("to be done again") == 2
+    again = command("run", str(small_recipe), "--until", "evaluate")
+    assert f"{done.name} is this very run, so it goes on at train, to be done again: {done.output}" in again.stderr
+    assert attempts(done) == {"train": 2, "evaluate": 2}
+    assert "[x] Fine-tuned" in command("status").stdout
+
+
+def test_an_export_that_finds_no_model_says_what_makes_it_and_changes_nothing(command: Command, done: RunDir) -> None:
+    before = done.state.read_bytes()
+    told = command("export")
+    assert told.returncode == 2
+    assert f"{done.name} has no merged model yet\n    ax-recipe resume {done.name}" in told.stderr
+    assert command("bench").stderr == told.stderr
+    assert done.state.read_bytes() == before
+
+
+def test_what_fails_by_hand_undoes_nothing_that_still_holds(done: RunDir) -> None:
+    def fail() -> Outcome:
+        raise RunFailedError("no")
+
+    before = done.read_state()
+    with pytest.raises(RunFailedError):
+        noting.by_hand(done, "evaluate", fail)
+    assert done.read_state() == before
+    (done.output / "eval_summary.csv").unlink()
+    with pytest.raises(RunFailedError):
+        noting.by_hand(done, "evaluate", fail)
+    assert states(done)["evaluate"] == "failed"
 
 
 @pytest.mark.parametrize("change", ["recipe", "data", "--set", "--new"])

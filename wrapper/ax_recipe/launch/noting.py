@@ -15,19 +15,23 @@ from ax_recipe.survive import proof
 def by_hand(run: RunDir, name: str, work: Callable[[], Outcome]) -> Outcome:
     """Do one stage of ``run``, note how it went, and prove what it made.
 
+    One that was done before, and of which what it made is still as it was, is not undone by failing now.
+
     :raises MissingError: a live runner works on this run.
     """
     with run.held():
         state = run.read_state()
-        record = state.stage(name)
+        before = state.stage(name)
         record = replace(
-            record, state="running", attempt=record.attempt + 1, started=time.time(), ended=None, detail=""
+            before, state="running", attempt=before.attempt + 1, started=time.time(), ended=None, detail=""
         )
 
         def note(how: StageState, detail: str) -> None:
             ended = replace(record, state=how, detail=detail, ended=time.time())
             if how == "done":
                 proof.take(run, run.read_json(run.orders), ended)
+            elif before.state == "done" and not proof.flaw(run, name):
+                ended = before
             run.write_state(state.with_stage(ended))
 
         run.write_state(state.with_stage(record))

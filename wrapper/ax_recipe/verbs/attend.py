@@ -11,11 +11,13 @@ from typing import Any
 
 from rich.console import Console
 
+from ax_recipe.errors import MissingError
 from ax_recipe.observe import events
 from ax_recipe.observe.alerts import Band
 from ax_recipe.observe.feed import Feed
 from ax_recipe.run import runs
 from ax_recipe.run.rundir import TITLES, RunDir, RunState
+from ax_recipe.survive import proof
 from ax_recipe.view.dashboard import Dashboard, fits
 from ax_recipe.view.figures import duration
 from ax_recipe.view.plain import PlainLines
@@ -55,7 +57,7 @@ def attend(run: RunDir, *, as_json: bool = False, owns: bool = True) -> int:
             f"The run goes on. ax-recipe watch {run.word} comes back to it, ax-recipe status shows where it is."
         )
         return 0
-    state = run.current_state()
+    state = proof.standing(run)
     if not as_json:
         width = console.width if console.is_terminal else None
         console.print(summary(run, state, width), markup=False, highlight=False, soft_wrap=True)
@@ -111,6 +113,18 @@ def _asked(console: Console) -> str:
         return "stop"
 
 
+def found(run: RunDir) -> str:
+    """In what way a run that is there already answers a command that asks for this very run."""
+    state = proof.standing(run)
+    if run.worker:
+        return "and is going on: this is it"
+    if state.status == "finished":
+        return "and has finished: this came out"
+    due = next(stage for stage in state.stages if stage.state not in ("done", "skipped"))
+    why = f", {due.detail}" if due.state == "waiting" and due.detail else ""
+    return f"so it goes on at {due.name}{why}"
+
+
 def summary(run: RunDir, state: RunState, width: int | None = None) -> str:
     """What a person reads at the end, and from ``status``: every stage, what came of it, and what to do next.
 
@@ -139,7 +153,10 @@ def _hung(head: str, detail: str, width: int | None) -> str:
 def _answers(run: RunDir, state: RunState) -> list[str]:
     if not run.answers.exists() or state.stage("chat").state != "done":
         return []
-    row = next((row for row in run.read_json(run.answers) if row["tuned_matches"]), None)
+    try:
+        row = next((row for row in run.read_json(run.answers) if row["tuned_matches"]), None)
+    except MissingError as error:
+        return ["", str(error)]
     return ["", f"  > {row['prompt']}", f"    before: {row['base']}", f"    after:  {row['tuned']}"] if row else []
 
 
@@ -151,7 +168,7 @@ def _next(run: RunDir, state: RunState) -> list[str]:
             f"What next:  ax-recipe advise {run.word}",
             f"The run:    {run.path}",
         ]
-    if state.status in ("failed", "interrupted"):
+    if state.status in ("failed", "interrupted", "waiting"):
         return ["", f"The run:    {run.path}", f"Go on with: ax-recipe resume {run.word}"]
     return []
 

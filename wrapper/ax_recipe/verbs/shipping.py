@@ -96,7 +96,7 @@ def find(runs: Path, name: str | None) -> RunDir | Path:
 
     :raises MissingError: it is written as a path, and there is nothing.
     """
-    if name and Path(name).is_dir() and not (Path(name) / "state.json").is_file():
+    if name and Path(name).is_dir() and not rundir.is_run(Path(name)):
         return Path(name).resolve()
     if name and "/" in name and not Path(name).exists():
         raise MissingError(f"{name} is no folder", "name a run, or a folder with a model and its tokenizer")
@@ -157,8 +157,10 @@ def export(target: RunDir | Path, out: Path | None, told: ExportTold) -> Export:
     orders = target.read_json(target.orders)
     wishes = told.over(outcomes.wishes(target, orders), Path(orders["axolotl"]["python"]))
 
+    model = model_of(target)
+
     def work() -> Export:
-        return export_folder(Path(orders["model"]), out or target.path, wishes)
+        return export_folder(model, out or target.path, wishes)
 
     return work() if out else _noted(target, "export", work, outcomes.exported)
 
@@ -227,7 +229,7 @@ def measure(run: RunDir, host: str | None, rounds: int) -> list[bench.Result]:
     rundir.refuse_foreign(run)
     orders = run.read_json(run.orders)
     prompts = orders["checks"]["prompts"] if orders["checks"] else [live.QUESTION]
-    order, model = bench.Order(prompts, rounds), Path(orders["model"])
+    order, model = bench.Order(prompts, rounds), model_of(run)
     adapter = run.output if orders["method"] != "full" else None
     python = Path(orders["axolotl"]["python"])
     exported = [exports.read(run.path)]
