@@ -77,9 +77,9 @@ def _fetched(base: str, shape: Shape) -> Iterator[Need]:
 
 
 def _trained(keys: Mapping[str, Any], shape: Shape, s: Settings, output: Path) -> Iterator[Need]:
-    weights, optimizer = checkpoint(keys, shape, s)
+    weights, beside = checkpoint(keys, shape, s)
     count = kept(keys)
-    each = weights + (0.0 if keys.get("save_only_model") else optimizer) + SMALL
+    each = weights + (0.0 if keys.get("save_only_model") else beside) + SMALL
     if count:
         text = f"{count} checkpoints of {each / GIB:.1f} GiB, one of them before the oldest goes"
         yield Need(text, output, _left(count * each, output.glob("checkpoint-*/**/*")))
@@ -93,14 +93,18 @@ def _left(size: float, made: Iterable[Path]) -> float:
 
 
 def checkpoint(keys: Mapping[str, Any], shape: Shape, s: Settings) -> tuple[float, float]:
-    """The weights and the optimizer's state of one checkpoint, in bytes."""
+    """The weights of one checkpoint and what it has beside them, in bytes.
+
+    That is the optimizer's state and, under FSDP, the weights once more: accelerate (1.13) keeps its own copy of them.
+    """
     trained = memory.adapter_parameters(shape, s) if s.method != "full" else shape.parameters
     if s.method != "full":  # PEFT saves whole modules beside the adapter
         trained += len(keys.get("lora_modules_to_save") or ()) * shape.vocab * shape.hidden
     wide, narrow = _OPTIMIZERS.get(s.optimizer, (8, 4))
     halves = s.method == "full" and s.bytes == 2
     state = _ZERO if s.layout.startswith("zero") else narrow if halves else wide
-    return trained * (2.0 if halves else 4.0), trained * float(state)
+    weights = trained * (2.0 if halves else 4.0)
+    return weights, trained * float(state) + (weights if s.layout == "fsdp" else 0.0)
 
 
 def kept(keys: Mapping[str, Any]) -> int:
