@@ -12,7 +12,18 @@ import pytest
 import faults
 from ax_recipe.observe import rules
 from ax_recipe.observe.alerts import SEVERITIES
-from ax_recipe.observe.events import Config, Crashed, Evaluation, GpuSample, Metrics, Phase, StageStarted, Step, Tick
+from ax_recipe.observe.events import (
+    Config,
+    Crashed,
+    DiskSample,
+    Evaluation,
+    GpuSample,
+    Metrics,
+    Phase,
+    StageStarted,
+    Step,
+    Tick,
+)
 from ax_recipe.observe.state import State, advance
 from ax_recipe.observe.table import RULES
 from ax_recipe.view import explain
@@ -129,6 +140,12 @@ def test_the_target_belongs_to_the_fine_tuning_alone() -> None:
     base = faults.fold([StageStarted("base"), *fault.make()])
     assert "above_target" not in [alert.rule for alert in rules.judge(base, faults.BAND).alerts]
     assert "above_target" not in [alert.rule for alert in rules.judge(faults.fold(fault.make())).alerts]
+
+
+def test_a_disk_that_holds_no_other_checkpoint_is_no_matter_after_the_last() -> None:
+    state = faults.fold(faults.long())
+    advance(state, DiskSample(3.0, 2.0, state.now))
+    assert "disk" not in [alert.rule for alert in state.alerts]
 
 
 def test_a_loss_in_its_band_is_said() -> None:

@@ -329,9 +329,9 @@ def throttled(given: Given, rule: Rule) -> Reading | None:
 
 
 def disk(given: Given, rule: Rule) -> Reading | None:
-    """Free space against what the next checkpoints need."""
-    room = given.state.disk
-    if room is None or not room.checkpoint_gib:
+    """Free space against what the next checkpoints need; after the last step there are none."""
+    state, room = given.state, given.state.disk
+    if room is None or not room.checkpoint_gib or (state.total_steps and state.step >= state.total_steps):
         return None
     limit = rule.limit * room.checkpoint_gib
     words = {"free": f"{room.free_gib:.1f}", "size": f"{room.checkpoint_gib:.1f}"}
