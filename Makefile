@@ -35,7 +35,7 @@ faults: $(VENV)/dev  ## every fault, injected into real processes: prints docs/f
 
 far: $(VENV)/dev  ## several machines: a real torchrun, Ray and, where root has installed them, Slurm, GlusterFS, sshfs
 	$(PIP) install --quiet --no-compile --editable '.[ray]'
-	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/pytest tests/test_nodes.py tests/test_shared_files.py tests/test_slurm.py tests/test_far.py -v -rs
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/pytest tests/test_nodes.py tests/test_mirror*.py tests/test_shared_files.py tests/test_slurm.py tests/test_far.py -v -rs
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
