@@ -284,6 +284,9 @@ def run(tmp_path: Path) -> RunDir:
         "model": str(tmp_path / "model"),
         "ship": ship,
         "axolotl": {"python": str(python), "version": "0.19.0"},
+        "stages": [],
+        "targets": {},
+        "gpus": 0,
     }
     orders |= {"base": str(tmp_path / "base"), "method": "lora"}
     run.write_json(run.orders, orders | {"checks": {"prompts": ["Who goes there?"]}})
