@@ -12,10 +12,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ax_recipe import axolotl as environment
 from ax_recipe.checks import all as checks
 from ax_recipe.checks import checking, planned, rows
 from ax_recipe.checks.subject import Subject
 from ax_recipe.codes import CODES
+from ax_recipe.errors import Problem
+from ax_recipe.forecast import hardware
 from ax_recipe.forecast.hardware import CPU, parse
 from ax_recipe.recipe import recipe
 from ax_recipe.recipe.document import Document
@@ -168,6 +171,89 @@ def test_a_recipe_that_cannot_be_split_is_a_finding(small_recipe: Path) -> None:
     assert [problem.code for problem in found] == ["AX010"]
 
 
+A100 = "1xA100-80GB"
+SPEAKS = {"AX041", "AX042", "AX043", "AX044"}
+
+
+def packed(recipe_file: Path, axolotl: str = "", train: str = "") -> list[Problem]:
+    """What is told of attention and packages, for the recipe on an A100."""
+    text = recipe_file.read_text(encoding="utf-8").partition("\ntrain:")[0].replace("gpus: 0", f"gpus: {A100}")
+    recipe_file.write_text(f"{text}\ntrain: {{{train}}}\naxolotl: {{{axolotl}}}\n", encoding="utf-8")
+    found = checking.quick(str(recipe_file), None, environment.find()).problems
+    return [problem for problem in found if problem.code in SPEAKS]
+
+
+def offered(problem: Problem) -> list[dict[str, str]]:
+    """The settings that a remedy names, each as the blocks of the recipe that it stands in."""
+    found = re.findall(r"(train|axolotl): \{([^}]+)\}", problem.suggestion or "")
+    return [{room: keys} for room, keys in found]
+
+
+def installed(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / "lib/python3.11/site-packages" / f"{name.replace('-', '_')}-1.0.dist-info").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("here", "offline", "cached", "packages", "attention", "said"),
+    [
+        (A100, "1", False, ("kernels",), "flex_attention", None),
+        (A100, "", False, (), "flex_attention", None),
+        (A100, "1", True, ("kernels",), "flash_attention_2", "warning"),
+        (A100, "", False, ("kernels",), "flash_attention_2", "warning"),
+        (A100, "1", False, ("kernels", "flash-attn"), "flash_attention_2", None),
+        ("0", "1", False, (), "flash_attention_2", "warning"),
+        ("1xT4-16GB", "1", False, (), "flash_attention_2", "warning"),
+    ],
+)
+def test_attention_is_what_the_machine_that_trains_can_have(
+    here: str, offline: str, cached: bool, packages: tuple[str, ...], attention: str, said: str | None,
+    small_recipe: Path, fake_axolotl: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(hardware, "here", lambda: parse(here))
+    monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+    monkeypatch.setenv("HF_HUB_CACHE", str(small_recipe.parent / "hub"))
+    (small_recipe.parent / "hub").mkdir()
+    if cached:
+        (small_recipe.parent / "hub/kernels--kernels-community--flash-attn2/snapshots/main").mkdir(parents=True)
+    installed(fake_axolotl, "liger-kernel", *packages)
+    found = packed(small_recipe)
+    assert [(problem.code, problem.severity) for problem in found] == ([("AX042", said)] if said else [])
+    made = preparing.for_print(recipe.load(str(small_recipe)), None, environment.find()).train
+    assert made.values["attn_implementation"] == attention
+    assert ("cannot be fetched" in made.origins["attn_implementation"].reason) == (attention == "flex_attention")
+
+
+@pytest.mark.parametrize("here", [A100, "0"])
+@pytest.mark.parametrize("packs", [True, False])
+@pytest.mark.parametrize("wanted", ["flash_attention_2", "flash_attention_3", "sdpa", "eager", "flex_attention"])
+def test_every_remedy_for_attention_leads_to_a_recipe_that_passes(
+    wanted: str, packs: bool, here: str, small_recipe: Path, fake_axolotl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "here", lambda: parse(here))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    installed(fake_axolotl, "liger-kernel")
+    given = {"axolotl": f"attn_implementation: {wanted}", "train": f"sample_packing: {str(packs).lower()}"}
+    found = packed(small_recipe, **given)
+    assert bool(found) == (wanted.startswith("flash") or (packs and wanted in {"sdpa", "eager"}))
+    for problem in found:
+        assert offered(problem), problem
+        for change in offered(problem):
+            left = [each for each in packed(small_recipe, **{**given, **change}) if each.severity == "error"]
+            assert not left, (change, [str(each) for each in left])
+
+
+def test_a_machine_that_is_not_this_one_may_have_what_is_not_installed_here(
+    place: Path, fake_axolotl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "here", lambda: parse("1xA100-80GB"))
+    plugins = ["axolotl.integrations.liger.LigerPlugin"]
+    file = str(write(place, Wrong("", {"plugins": plugins, "liger_rope": True, "attn_implementation": "sdpa"})))
+    for gpus, severity in (("1xH100-80GB", "warning"), ("1xA100-80GB", "error"), ("2xA100-80GB", "warning")):
+        found = checking.quick(file, gpus, environment.find()).problems
+        assert [problem.severity for problem in found if problem.code == "AX042"] == [severity]
+
+
 @pytest.mark.usefixtures("fake_axolotl")
 def test_run_refuses_what_check_finds(small_recipe: Path, invoke: Invoke) -> None:
     text = small_recipe.read_text(encoding="utf-8")
@@ -194,8 +280,8 @@ values = st.recursive(
 
 @given(st.dictionaries(st.sampled_from([*GOOD, "test_datasets", "deepspeed", "plugins", "tokens", "rl"]), values))
 def test_no_value_makes_a_check_stumble(keys: dict[str, Any]) -> None:
-    for hardware in (CPU, parse("1xT4-16GB"), parse("4xA100-80GB")):
-        for problem in checks.examine(Subject(Document({**GOOD, **keys}), hardware, Path("/nonexistent"))):
+    for each in (CPU, parse("1xT4-16GB"), parse("4xA100-80GB")):
+        for problem in checks.examine(Subject(Document({**GOOD, **keys}), each, Path("/nonexistent"))):
             assert problem.code in CODES
 
 

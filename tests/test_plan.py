@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ax_recipe.axolotl import Axolotl
 from ax_recipe.forecast.hardware import CPU, KINDS, Hardware, parse
-from ax_recipe.plan import plan
+from ax_recipe.plan import decide, plan
 from ax_recipe.recipe import recipe
 from ax_recipe.run import stages
 from ax_recipe.run.rundir import RunDir
@@ -78,6 +78,10 @@ def test_a_package_that_is_missing_changes_the_plan() -> None:
     assert "plugins" not in made.values
     assert "eval_batch_size" not in made.values
     assert "from the hub" in made.origins["attn_implementation"].reason
+    for packs, attention in ((True, "flex_attention"), (False, "sdpa")):
+        mine = recipe.load("pirate", [f"train.sample_packing={str(packs).lower()}"])
+        made = plan.make(mine, parse("1xA100-80GB"), "/out", "/prepared", "/base", bare | {decide.KERNEL}).train
+        assert made.values["attn_implementation"] == attention
 
 
 def test_an_evaluation_is_of_one_process(tmp_path: Path) -> None:

@@ -307,7 +307,7 @@ CODES: Mapping[str, Page] = {
         "packing without attention that keeps rows apart",
         "Packed rows share a sequence; this attention backend does not know where one ends.",
         "Rows read each other; below sm_90 bfloat16 packing over sdpa can give a loss of 0.",
-        "attn_implementation: flash_attention_2 (or flex_attention), or sample_packing: false.",
+        "attn_implementation: flash_attention_2 (or flex_attention, which needs no package), or sample_packing: false.",
         "sample_packing: true, attn_implementation: eager  ->  attn_implementation: flash_attention_2",
     ),
     "AX042": Page(

@@ -175,7 +175,7 @@ def _of_recipe(
     base = preparing.base_folder(recipe, axolotl)
     try:
         places = (f"./outputs/{recipe.name}", "last_run_prepared", str(base))
-        plan = plans.make(recipe, hardware, *places, preparing.missing(axolotl))
+        plan = plans.make(recipe, hardware, *places, preparing.missing(axolotl, hardware))
     except RecipeError as error:
         key, _, message = error.message.partition(": ")
         raise _refused(recipe, key, message, error.hint) from error

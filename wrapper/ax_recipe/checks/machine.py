@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from ax_recipe.checks.subject import ADAPTERS, Subject, names_a_file
 from ax_recipe.errors import Problem, Severity
+from ax_recipe.forecast.hardware import is_here
+from ax_recipe.plan.decide import KERNEL
+from ax_recipe.run import preparing
 
 # Attention that keeps packed rows apart (Axolotl 0.19, utils/schemas/enums.py); what has a slash is a hub kernel.
 _PACKS = frozenset(
@@ -43,19 +45,39 @@ def _attention_key(subject: Subject) -> str:
     return next((key for key in keys if subject.keys.get(key)), "sample_packing")
 
 
+def _set(subject: Subject, name: str) -> str:
+    return subject.setting("attn_implementation", name)
+
+
+def _apart(subject: Subject) -> str:
+    """What keeps packed rows apart on this hardware, with what is installed for it."""
+    kind, unpacked = subject.hardware.kind, subject.setting("sample_packing", False)
+    if kind is None or not kind.has_bf16:
+        return f"{unpacked}."
+    lacks = preparing.missing(subject.axolotl, subject.hardware)
+    return f"{_set(subject, 'flex_attention' if KERNEL in lacks else 'flash_attention_2')}, or {unpacked}."
+
+
+def _without_packages(subject: Subject) -> str:
+    """Attention of torch's own: sdpa, unless that mixes packed rows."""
+    kind = subject.hardware.kind
+    mixes = subject.on("sample_packing") and kind and kind.compute_capability < 90 and not subject.on("fp16")
+    return _set(subject, "flex_attention" if mixes else "sdpa")
+
+
 def packing(subject: Subject) -> Iterator[Problem]:
     """AX041: packed rows that read each other."""
     if not subject.on("sample_packing"):
         return
     named, kind = attention(subject), subject.hardware.kind
-    key, fix = _attention_key(subject), "attn_implementation: flash_attention_2, or sample_packing: false."
+    key, fix = _attention_key(subject), _apart(subject)
     if named in _PACKS or (named and "/" in named):
         return
     if named in {"eager", "fp8"}:
         yield subject.problem("AX041", key, f"{named} does not keep packed rows apart", fix)
     elif kind is None:
         message = "on the CPU packed rows are not kept apart"
-        yield subject.problem("AX041", "sample_packing", message, "sample_packing: false", "warning")
+        yield subject.problem("AX041", "sample_packing", message, fix, "warning")
     elif kind.compute_capability < 90 and not subject.on("fp16"):
         words = f"{named or 'sdpa, the default,'} with packing in bfloat16 can give a loss of 0 on {kind.name}"
         yield subject.problem("AX041", key, words, fix, "error" if named else "warning")
@@ -68,22 +90,22 @@ def packages(subject: Subject) -> Iterator[Problem]:
     """AX042: what is asked for and not installed."""
     if subject.axolotl is None:
         return
+    where = subject.axolotl.command.parents[1]
     for key, name, fix in _needed(subject):
         if subject.package(name) is False:
-            yield subject.problem(
-                "AX042", key, f"{name} is not installed in {subject.axolotl.command.parents[1]}", fix, _missing(name)
-            )
+            yield subject.problem("AX042", key, f"{name} is not installed in {where}", fix, _missing(subject, name))
     flash = attention(subject) in {"flash_attention_2", "flash_attention_3"}
     if flash and subject.package("flash-attn") is False and subject.hardware.count:
-        fetched = subject.package("kernels") and not os.environ.get("HF_HUB_OFFLINE")
-        message = "flash-attn is not installed" + (": a kernel would be fetched from the hub" if fetched else "")
-        fix = "pip install flash-attn --no-build-isolation, or attn_implementation: sdpa."
-        yield subject.problem("AX042", _attention_key(subject), message, fix, "warning" if fetched else "error")
+        lost = KERNEL in preparing.missing(subject.axolotl, subject.hardware)
+        instead = "and its kernel cannot be fetched from the hub" if lost else "and without it a kernel is fetched"
+        fix = f"pip install flash-attn --no-build-isolation, or {_without_packages(subject)}"
+        message = f"flash-attn is not installed in {where}, {instead}"
+        yield subject.problem("AX042", _attention_key(subject), message, fix, "error" if lost else "warning")
 
 
-def _missing(name: str) -> Severity:
-    """A plugin is skipped in silence; the rest may be installed where the training is to run."""
-    return "error" if name in {"cut-cross-entropy", "liger-kernel"} else "warning"
+def _missing(subject: Subject, name: str) -> Severity:
+    """A plugin is skipped in silence; the rest, or all of it, may be installed where the training is to run."""
+    return "error" if name in {"cut-cross-entropy", "liger-kernel"} and is_here(subject.hardware) else "warning"
 
 
 def _needed(subject: Subject) -> Iterator[tuple[str, str, str]]:
@@ -125,7 +147,7 @@ def precision(subject: Subject) -> Iterator[Problem]:
                 "AX043",
                 _attention_key(subject),
                 f"{named} needs an Ampere GPU or newer, {kind.name} is older",
-                "attn_implementation: sdpa",
+                _set(subject, "sdpa"),
             )
     if subject.on("fp8") and kind.compute_capability < 89:
         yield subject.problem("AX043", "fp8", f"{kind.name} has no fp8", "Remove it.")
@@ -134,7 +156,7 @@ def precision(subject: Subject) -> Iterator[Problem]:
             "AX043",
             _attention_key(subject),
             f"flash_attention_3 is for Hopper, {kind.name} is none",
-            "attn_implementation: flash_attention_2",
+            _without_packages(subject),
         )
 
 
@@ -151,7 +173,7 @@ def cpu(subject: Subject) -> Iterator[Problem]:
         )
     named = attention(subject)
     if named and ("flash" in named or named in {"xformers", "sage"}):
-        yield subject.problem("AX044", _attention_key(subject), f"{named} needs a GPU", "attn_implementation: sdpa")
+        yield subject.problem("AX044", _attention_key(subject), f"{named} needs a GPU", _set(subject, "sdpa"))
     for index, plugin in enumerate(subject.list("plugins")):
         if re.search("LigerPlugin|CutCrossEntropyPlugin", str(plugin)):
             yield subject.problem("AX044", ("plugins", index), "its Triton kernels need a GPU", "Remove it on the CPU.")

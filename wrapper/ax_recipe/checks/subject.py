@@ -15,6 +15,7 @@ from ax_recipe.forecast import architecture
 from ax_recipe.forecast.architecture import Shape
 from ax_recipe.forecast.hardware import Hardware
 from ax_recipe.recipe.document import Document, Keys, dotted
+from ax_recipe.recipe.edit import flow
 from ax_recipe.recipe.recipe import is_local
 
 _TRUE = frozenset(["true", "yes", "on", "1", "t", "y"])
@@ -124,6 +125,14 @@ class Subject:
     def package(self, name: str) -> bool | None:
         """Whether the training environment has a package (by its distribution's name); None where there is none."""
         return None if self.axolotl is None else self.axolotl.has(name)
+
+    def setting(self, key: str, value: Any) -> str:
+        """``key: value`` as its file would say it: ``train: {sample_packing: false}`` in a recipe."""
+        *rooms, last = self.document.spelt((key,))
+        text = f"{last}: {flow(value)}"
+        for room in reversed(rooms):
+            text = f"{room}: {{{text}}}"
+        return text
 
     def problem(
         self, code: str, key: Keys | str, message: str, fix: str | None = None, severity: Severity = "error"

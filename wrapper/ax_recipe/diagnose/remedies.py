@@ -38,6 +38,11 @@ def unless(key: str, value: str | int | bool) -> NewValue:
     return lambda case: None if case.config.get(key) == value else value
 
 
+def torchs_attention(case: Case) -> str:
+    """The one of PyTorch's own that keeps packed rows apart on every GPU, where rows are packed."""
+    return "flex_attention" if case.config.get("sample_packing") else "sdpa"
+
+
 def half_rate(case: Case) -> float | None:
     """Half the learning rate, by the config or else the highest that the log tells; None where neither says it."""
     try:

@@ -120,6 +120,14 @@ def here() -> Hardware:
     return Hardware(min(count, len(handles)), named(name, memory, 10 * int(major) + int(minor)))
 
 
+def is_here(hardware: Hardware) -> bool:
+    """Whether this very machine can be what is meant, rather than another one: the CPU always is."""
+    if hardware.kind is None:
+        return True
+    found = here()
+    return found.kind is not None and found.kind.name == hardware.kind.name and hardware.count <= found.count
+
+
 def named(name: str, memory_gib: float, compute_capability: int) -> GpuKind:
     """The GPU that the driver calls ``name``, under its name in ``KINDS`` where it is one of them."""
     letters = name.replace(" ", "").upper()

@@ -17,6 +17,7 @@ from ax_recipe.recipe.recipe import Train
 _FULL_PRECISION, _NARROW = "adamw_torch_fused", "adamw_8bit"
 # Packages without which the plan is another one.
 OPTIONAL = ("flash-attn", "liger-kernel")
+KERNEL = "flash-attn's kernel of the hub"  # what transformers 5 takes in its place; it has to be fetched
 # The keys that say who holds the weights; a recipe that has one has decided it.
 LAYOUTS = frozenset(["fsdp", "fsdp_config", "fsdp_version", "deepspeed", "tensor_parallel_size", "dp_shard_size"])
 
@@ -45,7 +46,7 @@ class Wish:
     """What is to be trained: ``keys`` are decided already, ``raw`` (Axolotl's own, of the recipe) win over all.
 
     ``shape`` is None where the model is not known here. ``insists``: the recipe itself says whether to pack.
-    ``missing`` are those of ``OPTIONAL`` that the training environment is known not to have.
+    ``missing`` are those of ``OPTIONAL``, and ``KERNEL``, that the training environment is known not to have.
     """
 
     train: Train
@@ -126,7 +127,7 @@ def _kernels(wish: Wish, hardware: Hardware) -> Iterator[Decision]:
         reason = "Triton kernels need a GPU; Axolotl would switch them on"
         yield from (Decision(name, False, reason) for name in kernels)
         return
-    yield _attention(hardware.kind, wish.missing)
+    yield _attention(wish, hardware.kind)
     paired = "rl" in wish.keys
     if not paired:  # Axolotl 0.19 has not tried them on pairs
         joined = wish.shape is not None and wish.shape.kind == "phi3"
@@ -143,13 +144,18 @@ def _kernels(wish: Wish, hardware: Hardware) -> Iterator[Decision]:
         yield Decision("liger_fused_linear_cross_entropy", True, reason)
 
 
-def _attention(kind: GpuKind, missing: frozenset[str]) -> Decision:
+def _attention(wish: Wish, kind: GpuKind) -> Decision:
     if kind.compute_capability >= 90:
         return Decision("attn_implementation", "sdpa", "needs no extra package and packs well from sm_90 on")
+    if KERNEL in wish.missing:
+        packs = {**wish.keys, **wish.raw}.get("sample_packing")
+        reason = "flash-attn is not installed, and its kernel cannot be fetched from the hub; torch's own"
+        more = " keeps packed rows apart, and compiles at the first step" if packs else " needs no package"
+        return Decision("attn_implementation", "flex_attention" if packs else "sdpa", reason + more)
     if kind.has_bf16:
         reason = "packed rows in bfloat16 are only right with flash attention below sm_90"
-        if "flash-attn" in missing:
-            reason += "; flash-attn is not installed, so Axolotl fetches a kernel from the hub"
+        if "flash-attn" in wish.missing:
+            reason += "; flash-attn is not installed here, and without it Axolotl fetches a kernel from the hub"
         return Decision("attn_implementation", "flash_attention_2", reason)
     return Decision("attn_implementation", "sdpa", f"{kind.name} has no flash attention")
 

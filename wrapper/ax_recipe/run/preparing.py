@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -16,11 +17,11 @@ import yaml
 from ax_recipe.axolotl import Axolotl, assumed, cache_folder
 from ax_recipe.axolotl import schema as axolotl_schema
 from ax_recipe.errors import AxRecipeError, MissingError, Problem, ProblemsError
-from ax_recipe.forecast import disk, forecast
+from ax_recipe.forecast import architecture, disk, forecast
 from ax_recipe.forecast.cluster import Cluster
 from ax_recipe.forecast.disk import Need
 from ax_recipe.forecast.forecast import Forecast
-from ax_recipe.forecast.hardware import USUAL_GBIT, GpuKind, Hardware, here, over, parse
+from ax_recipe.forecast.hardware import USUAL_GBIT, GpuKind, Hardware, here, is_here, over, parse
 from ax_recipe.plan import decide
 from ax_recipe.plan import plan as plans
 from ax_recipe.plan.plan import Config, Plan
@@ -68,9 +69,24 @@ def _one_for(recipe: Recipe, gpus: str | None) -> Hardware:
     return parse(gpus, wanted.kind) if gpus else wanted
 
 
-def missing(axolotl: Axolotl | None) -> frozenset[str]:
-    """The packages that would change a plan and that the training environment, where one is here, does not have."""
-    return frozenset(name for name in decide.OPTIONAL if axolotl and not axolotl.has(name))
+def missing(axolotl: Axolotl | None, hardware: Hardware) -> frozenset[str]:
+    """The packages that would change a plan and that the training environment, where one is here, does not have.
+
+    So with the hub's kernel for flash attention where this very machine is to train; another may reach the hub.
+    """
+    lacks = frozenset(name for name in decide.OPTIONAL if axolotl and not axolotl.has(name))
+    if axolotl and "flash-attn" in lacks and is_here(hardware) and not _has_kernel(axolotl):
+        return lacks | {decide.KERNEL}
+    return lacks
+
+
+def _has_kernel(axolotl: Axolotl) -> bool:
+    """Whether transformers 5 can take flash attention from the hub, or did so before."""
+    told = (os.environ.get(name, "").upper() for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    offline = any(word in {"1", "ON", "YES", "TRUE"} for word in told)
+    folders = architecture.hub_cache(), Path(os.environ.get("KERNELS_CACHE") or architecture.hub_cache())
+    cached = any(True for each in folders for _ in each.glob("*--kernels-community--flash-attn2/snapshots/*"))
+    return axolotl.has("kernels") and (cached or not offline)
 
 
 def foretold(plan: Plan, price: float | None = None) -> Forecast:
@@ -102,7 +118,8 @@ def for_print(
     """
     hardware = hardware_for(recipe, gpus, nodes, gbit)
     base = base_folder(recipe, axolotl)
-    plan = plans.make(recipe, hardware, f"./outputs/{recipe.name}", "last_run_prepared", str(base), missing(axolotl))
+    places = (f"./outputs/{recipe.name}", "last_run_prepared", str(base))
+    plan = plans.make(recipe, hardware, *places, missing(axolotl, hardware))
     refuse_problems(problems(plan, axolotl))
     return plan
 
@@ -132,7 +149,7 @@ def for_run(
     base = run.base if run.base.is_dir() else base_folder(recipe, axolotl)
     own = run.path / "prepared"  # the other machines may not see this one's cache
     prepared = own if cluster or not alone or own.is_dir() else cache_folder() / "prepared"
-    plan = plans.make(recipe, hardware, str(run.output), str(prepared), str(base), missing(axolotl))
+    plan = plans.make(recipe, hardware, str(run.output), str(prepared), str(base), missing(axolotl, hardware))
     plan = plans.with_plugin(plan, stages.PLUGIN)
     refuse_problems(problems(plan, axolotl))
     used = axolotl or assumed()

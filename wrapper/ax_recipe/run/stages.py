@@ -179,7 +179,7 @@ def _environment(plan: Plan, axolotl: Axolotl) -> dict[str, str]:
     }
     if not plan.hardware.count:
         environment["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that spin while they wait cost tenfold on a busy machine
-    if _needs_no_hub(plan):
+    if _needs_no_hub(plan) and not _fetches_a_kernel(plan, axolotl):
         environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     return environment
 
@@ -198,6 +198,12 @@ def _needs_no_hub(plan: Plan) -> bool:
     return (not isinstance(base, str) or is_local(base, folder)) and all(
         is_local(str(row["path"]), folder) for row in rows
     )
+
+
+def _fetches_a_kernel(plan: Plan, axolotl: Axolotl) -> bool:
+    """Whether attention comes from the hub: by its own name, or in the place of a package that is not installed."""
+    wanted = str(plan.train.values.get("attn_implementation") or "")
+    return "/" in wanted or (wanted.startswith("flash_attention") and not axolotl.has("flash-attn"))
 
 
 def orders(

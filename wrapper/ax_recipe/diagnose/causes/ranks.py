@@ -119,7 +119,7 @@ CAUSES = (
         ),
         (
             Remedy("See where: Python then prints the stack.", command="PYTHONFAULTHANDLER=1 {again}"),
-            Remedy("Leave kernels of others out of it.", {"attn_implementation": "sdpa"}),
+            Remedy("Leave kernels of others out of it.", {"attn_implementation": remedies.torchs_attention}),
         ),
         "Python docs/faulthandler",
         broad=True,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from ax_recipe.diagnose import remedies
 from ax_recipe.diagnose.cause import Cause, Remedy, patterns, sign
 
 _DOCTOR = Remedy("See what is installed here, and what fits it.", command="ax-recipe doctor")
-_SDPA = Remedy("Use PyTorch's own attention, which needs no package.", {"attn_implementation": "sdpa"})
+_SDPA = Remedy(
+    "Use PyTorch's own attention, which needs no package.", {"attn_implementation": remedies.torchs_attention}
+)
 
 CAUSES = (
     Cause(
@@ -214,7 +217,7 @@ CAUSES = (
             Remedy(
                 "Leave kernels of others out of it.",
                 {
-                    "attn_implementation": "sdpa",
+                    "attn_implementation": remedies.torchs_attention,
                     "lora_mlp_kernel": False,
                     "lora_qkv_kernel": False,
                     "lora_o_kernel": False,
