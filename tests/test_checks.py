@@ -222,6 +222,9 @@ def test_attention_is_what_the_machine_that_trains_can_have(
     made = preparing.for_print(recipe.load(str(small_recipe)), None, environment.find()).train
     assert made.values["attn_implementation"] == attention
     assert ("cannot be fetched" in made.origins["attn_implementation"].reason) == (attention == "flex_attention")
+    orders = preparing.for_run(recipe.load(str(small_recipe)), parse(A100), environment.find(), Path("runs")).orders
+    alone = {"HF_HUB_OFFLINE" in stage["environment"] for stage in orders["stages"] if stage["name"] == "train"}
+    assert alone == {said is None}, "a run over local files keeps from the hub, unless it needs a kernel of it"
 
 
 @pytest.mark.parametrize("here", [A100, "0"])
