@@ -39,6 +39,19 @@ pytest.importorskip("fsspec", reason="no fsspec here: it comes with Axolotl")
 pytestmark = pytest.mark.usefixtures("fake_axolotl")
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mirror")
+
+
+@pytest.fixture
+def tmp_path(place: Path) -> Path:
+    """One and the same folder for all tests here, empty at the start of each: a run has its own place in its files."""
+    shutil.rmtree(place / "test", ignore_errors=True)
+    (place / "test").mkdir()
+    return place / "test"
+
+
 @pytest.fixture
 def there(tmp_path: Path) -> Path:
     """The folder of runs on the other side."""
@@ -55,11 +68,17 @@ def listed(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def done(command: Command, small_recipe: Path, there: Path) -> RunDir:
-    """A run that is trained, evaluated and kept there."""
+def done(command: Command, small_recipe: Path, there: Path, tmp_path: Path, place: Path) -> RunDir:
+    """A run that is trained, evaluated and kept there; made once, then put back as it was."""
+    kept = place / "kept"
+    if kept.exists():
+        shutil.rmtree(tmp_path)
+        shutil.copytree(kept, tmp_path)
+        return newest()
     told = command("run", str(small_recipe), "--until", "evaluate", "--mirror", url(there))
     assert told.returncode == 0, told.stderr
     assert f"Kept at {url(there)}/{newest().name}: all of" in told.stderr
+    shutil.copytree(tmp_path, kept)
     return newest()
 
 
