@@ -144,7 +144,7 @@ class Gathering:
         self.run.write_json(self.run.nodes / "meeting.json", self._meeting)
 
     def _hear(self, node: _Node, now: float) -> None:
-        with contextlib.suppress(FileNotFoundError, ValueError):
+        with contextlib.suppress(MissingError):  # it has not come yet, or is being written
             told = self.run.read_json(self.run.nodes / f"{node.number}.json")
             if told.get("attempt") == self._meeting["attempt"] and told != node.told:
                 node.told, node.heard = told, now
