@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ax_recipe.observe.events import Began, Registered, to_json
 from ax_recipe.run.rundir import RunDir, RunState, StageRecord
 from ax_recipe.verbs import attend
 
@@ -16,3 +17,22 @@ def test_a_summary_fits_its_terminal_and_is_a_line_to_a_stage_elsewhere(tmp_path
     assert "makes F16\n                    said again (1m 42s)" in wide
     assert max(map(len, narrow.splitlines()[1:-5])) <= 60
     assert narrow.replace(" ", "").replace("\n", "") == wide.replace(" ", "").replace("\n", "")
+
+
+def test_a_stop_promises_a_checkpoint_where_there_is_one_to_save(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+
+    def said(stage: str) -> str:
+        run.write_state(RunState("pirate", (StageRecord(stage, "running"),)))
+        with run.held():
+            return attend.stopping(run).removeprefix(run.name)
+
+    assert said("evaluate") == " stops; resume begins evaluate anew"
+    run.events.write_text(
+        to_json(Began(10, 1)) + "\n" + '{"event": "attempt", "number": 2}\n' + to_json(Registered(1, {}))
+    )
+    assert said("train") == " stops; resume begins train anew"
+    run.events.write_text(run.events.read_text() + "\n" + to_json(Began(10, 1)) + "\n")
+    assert said("train") == " saves a checkpoint and stops"
+    run.stop_file.touch()
+    assert said("train") == " was asked before, and no longer waits for its checkpoint"

@@ -21,7 +21,12 @@ from typing import Self
 import pyte
 import pytest
 
+from ax_recipe.run import rundir, runs
+from test_runner import newest, until
+from test_survive import begun
+
 HERE = Path(__file__).parent
+COMMAND = "from ax_recipe.cli import main; main()"
 DEADLINE_S = 20.0
 PROGRAM = """
 import sys
@@ -46,7 +51,9 @@ print("reason:", reason, flush=True)
 class Terminal:
     """A child on a pseudo-terminal of its own, and the screen that a person would see."""
 
-    def __init__(self, *arguments: str, columns: int = 100, lines: int = 30, **environment: str) -> None:
+    def __init__(
+        self, *arguments: str, columns: int = 100, lines: int = 30, program: str = PROGRAM, **environment: str
+    ) -> None:
         self.screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self.screen)
         self.sent = b""
@@ -58,7 +65,7 @@ class Terminal:
             name: value for name, value in os.environ.items() if name not in ("CI", "NO_COLOR", "COLUMNS", "LINES")
         }
         self._child = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *arguments],
+            [sys.executable, "-c", program, *arguments],
             stdin=self._slave,
             stdout=self._slave,
             stderr=self._slave,
@@ -128,8 +135,8 @@ class Terminal:
 
     def assert_restored(self) -> None:
         """The terminal is as it was: main screen, visible cursor, echo and line editing."""
-        assert self.sent.count(b"\x1b[?1049h") == self.sent.count(b"\x1b[?1049l") > 0
-        assert self.sent.rindex(b"\x1b[?25h") > self.sent.rindex(b"\x1b[?25l")
+        assert self.sent.count(b"\x1b[?1049h") == self.sent.count(b"\x1b[?1049l")
+        assert self.sent.rfind(b"\x1b[?25h") >= self.sent.rfind(b"\x1b[?25l")
         assert termios.tcgetattr(self._slave) == self.settings
 
 
@@ -159,16 +166,40 @@ def test_stop_is_asked_for_and_can_be_taken_back(terminal: Terminal) -> None:
     terminal.assert_restored()
 
 
-def test_ctrl_c_asks_what_is_meant(terminal: Terminal) -> None:
-    terminal.press("\x03")
-    terminal.until("d detach, the training goes on")
-    terminal.press("\x1b")
-    terminal.until(lambda text: "neither" not in text)
-    terminal.press("\x03")
-    terminal.until("d detach, the training goes on")
-    terminal.press("d")
-    assert "reason: detached" in terminal.left()
+@pytest.mark.parametrize("keys", ["\x03", "s\x03", "?\x03", "l\x03"])
+def test_ctrl_c_stops_whatever_is_shown(terminal: Terminal, keys: str) -> None:
+    terminal.press(keys)
+    assert "reason: stop" in terminal.left()
     terminal.assert_restored()
+
+
+@pytest.fixture(params=["dashboard", "plain lines"])
+def attended(request: pytest.FixtureRequest, fake_axolotl: Path, small_recipe: Path) -> Iterator[Terminal]:
+    """A run that trains on a terminal and has a checkpoint, in each view."""
+    assert fake_axolotl
+    ci = "1" if request.param == "plain lines" else ""
+    command = ("run", str(small_recipe), "--until", "train")
+    with Terminal(*command, program=COMMAND, CI=ci, FAKE_AXOLOTL="hang") as terminal:
+        until(lambda: rundir.every(rundir.root()) and begun(newest()))
+        terminal.until("training")
+        yield terminal
+        runs.stop(newest())
+        until(lambda: newest().holder() is None)
+
+
+def test_one_ctrl_c_ends_in_a_checkpoint_in_every_view(attended: Terminal) -> None:
+    attended.press("\x03")
+    said = attended.left()
+    assert f"{newest().name} saves a checkpoint and stops. Ctrl-C once more does not wait." in said
+    attended.assert_restored()
+    assert newest().current_state().stage("train").detail == "stopped as asked; checkpoint-2 is whole"
+
+
+def test_q_leaves_the_run_as_it_is_in_every_view(attended: Terminal) -> None:
+    attended.press("q")
+    assert "The run goes on. ax-recipe watch" in attended.left()
+    attended.assert_restored()
+    assert newest().current_state().stage("train").state == "running"
 
 
 def test_help_and_log_come_and_go(terminal: Terminal) -> None:

@@ -210,15 +210,17 @@ def status(name: str | None, runs: str | None, as_json: bool) -> None:
 @click.argument("name", required=False, metavar="[RUN]")
 @runs_option
 def stop(name: str | None, runs: str | None) -> int:
-    """Stop a run (the newest) after it has saved a whole checkpoint."""
+    """Stop a run (the newest); a training saves a whole checkpoint first, asked a second time it does not."""
     from ax_recipe.run import rundir
     from ax_recipe.run import runs as all_runs
+    from ax_recipe.verbs import attend
 
     found = rundir.find(rundir.root(runs), name)
-    if not all_runs.stop(found):
+    words = attend.stopping(found)
+    if all_runs.stop(found):
+        click.echo(words)
+    else:
         click.echo(f"{found.name} does not run", err=True)
-        return 0
-    click.echo(f"{found.name} saves a checkpoint and stops")
     return 0
 
 

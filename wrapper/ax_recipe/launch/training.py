@@ -102,6 +102,12 @@ def begin_attempt(path: Path, number: int) -> None:
             file.write(f'\n{_ATTEMPT}, "number": {number}}}\n')  # a kill may have left half a line
 
 
+def begun(path: Path) -> bool:
+    """Whether the newest attempt trains, so that it has something to save."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    return any(isinstance(event, events.Began) for event in _events(text.rpartition(_ATTEMPT)[2]))
+
+
 def _events(text: str) -> list[events.Event]:
     return [event for event in map(events.from_json, text.splitlines()) if event]
 

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from ax_recipe.errors import MissingError
+from ax_recipe.launch import training
 from ax_recipe.observe import events
 from ax_recipe.observe.alerts import Band
 from ax_recipe.observe.feed import Feed
@@ -20,6 +21,7 @@ from ax_recipe.run.rundir import TITLES, RunDir, RunState
 from ax_recipe.survive import proof
 from ax_recipe.view.dashboard import Dashboard, fits
 from ax_recipe.view.figures import duration
+from ax_recipe.view.keys import Keys
 from ax_recipe.view.plain import PlainLines
 
 # How often a run without a screen is looked at (seconds).
@@ -46,6 +48,8 @@ def attend(run: RunDir, *, as_json: bool = False, owns: bool = True) -> int:
         else:
             with Dashboard(feed.state, title=run.name, target_loss=target, console=console) as shown:
                 reason = shown.run(lambda: feed.poll(PATIENCE_S), behind=lambda: feed.behind)
+    except KeyboardInterrupt:  # where there is no terminal whose keys could be read
+        reason = "stop"
     except SystemExit:
         if not owns:
             raise
@@ -70,8 +74,8 @@ def _terminated(number: int, _frame: FrameType | None) -> None:
 
 def _see_off(run: RunDir, feed: Feed, console: Console) -> None:
     """Stop the run and wait until it has; to be asked once more hurries it."""
+    console.print(f"{stopping(run)}. Ctrl-C once more does not wait.", markup=False, highlight=False, soft_wrap=True)
     runs.stop(run)
-    console.print("Stopping; a training saves a checkpoint first. Ctrl-C once more hurries it.")
     while True:
         try:
             while feed.poll():
@@ -82,6 +86,16 @@ def _see_off(run: RunDir, feed: Feed, console: Console) -> None:
             return
 
 
+def stopping(run: RunDir) -> str:
+    """What a stop asked for now will do: only a training that has begun has something to save."""
+    going = next((stage.name for stage in run.current_state().stages if stage.state == "running"), "")
+    if going == "train" and run.stop_file.exists():
+        return f"{run.name} was asked before, and no longer waits for its checkpoint"
+    if going == "train" and training.begun(run.events):
+        return f"{run.name} saves a checkpoint and stops"
+    return f"{run.name} stops" + (f"; resume begins {going} anew" if going else "")
+
+
 def target_of(run: RunDir) -> Band | None:
     """The band in which the recipe wants the training loss to end."""
     band = run.read_json(run.orders)["targets"]["loss"]
@@ -90,27 +104,24 @@ def target_of(run: RunDir) -> Band | None:
 
 def _by_lines(feed: Feed, console: Console, target: Band | None, *, quiet: bool) -> str:
     plain = PlainLines(target=target)
-    try:
+    if console.is_terminal:
+        console.print(
+            "q detaches, the run goes on; Ctrl-C stops it, a training saves a checkpoint first", highlight=False
+        )
+    with Keys() as keys:
         while True:
             goes_on = feed.poll()
             for line in [] if quiet else plain.lines(feed.state):
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
             if not goes_on:
                 return "ended"
-            time.sleep(POLL_S)
-    except KeyboardInterrupt:
-        return _asked(console)
-
-
-def _asked(console: Console) -> str:
-    """Ask what Ctrl-C meant; without a terminal it means stop, as it does for every program."""
-    if not console.is_terminal:
-        return "stop"
-    console.print("\nCtrl-C: [b]d[/]etach and let it train on, or [b]s[/]top it? \\[d/s] ", end="")
-    try:
-        return "stop" if input().strip().lower().startswith("s") else "detached"
-    except (EOFError, KeyboardInterrupt):
-        return "stop"
+            pressed = keys.wait(POLL_S)
+            if "ctrl-c" in pressed:
+                return "stop"
+            if "q" in pressed:
+                return "detached"
+            if "ctrl-z" in pressed:
+                keys.suspend()
 
 
 def found(run: RunDir) -> str:

@@ -34,7 +34,6 @@ _MOVES = {"up": 1, "down": -1, "page-up": 20, "page-down": -20, "home": 1000, "e
 _READING = "Reading what the run has written so far"
 _QUESTIONS = {
     "stop": "Stop the run? Axolotl saves a checkpoint first.   y stop   n go on",
-    "leave": "Ctrl-C:   d detach, the training goes on   s stop, it saves a checkpoint first   n neither",
     "hold": "The run is over.   q close   l log   ? help",
 }
 
@@ -71,7 +70,7 @@ class Dashboard:
         self._exit = ExitStack()
         self._page: _Page = "run"
         self._offset = 0
-        self._question: Literal["stop", "leave", "hold"] | None = None
+        self._question: Literal["stop", "hold"] | None = None
         self._read = False
         self._shown: tuple[Row, ...] = ()
         self._size = (0, 0)
@@ -177,12 +176,11 @@ class Dashboard:
     def _press(self, key: str) -> Reason | None:
         if key == "ctrl-z":
             self._suspend()
-        elif self._question in ("stop", "leave"):
-            return self._decide(key)
         elif key == "ctrl-c":
-            if self._question == "hold":
-                return "detached"
-            self._page, self._question = "run", "leave"
+            return "stop"
+        elif self._question == "stop":
+            self._question = None  # whatever is not an answer takes the question back
+            return "stop" if key == "y" else None
         elif self._page == "help":
             self._page = "run"
         elif self._page == "log" and key in _MOVES:
@@ -204,15 +202,6 @@ class Dashboard:
             self._page = "help"
         return None
 
-    def _decide(self, key: str) -> Reason | None:
-        """The answer to the question on the screen; whatever is not an answer takes the question back."""
-        question, self._question = self._question, None
-        if (question, key) in (("stop", "y"), ("leave", "s")):
-            return "stop"
-        if question == "leave" and key in ("d", "q", "ctrl-c"):
-            return "detached"
-        return None
-
     def _take(self) -> None:
         self._console.set_alt_screen(True)
         self._console.show_cursor(False)
@@ -226,7 +215,7 @@ class Dashboard:
 
     def _suspend(self) -> None:
         self._leave()
-        os.kill(os.getpid(), signal.SIGTSTP)
+        self._keys.suspend()
         self._take()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import signal
 import sys
 import termios
 import time
@@ -50,11 +51,12 @@ class Keys:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         stream = stream or sys.stdin
-        self._fd = stream.fileno() if stream is not None and not stream.closed and stream.isatty() else None
+        usable = stream is not None and not stream.closed and stream.isatty() and _is_ours(stream.fileno())
+        self._fd = stream.fileno() if usable else None
         self._saved: list[Any] | None = None
 
     def __enter__(self) -> Self:
-        if self._fd is not None:
+        if self._fd is not None and self._saved is None:
             self._saved = termios.tcgetattr(self._fd)
             termios.tcsetattr(self._fd, termios.TCSADRAIN, _quiet(self._fd))
         return self
@@ -65,6 +67,12 @@ class Keys:
         if self._fd is not None and self._saved is not None:
             termios.tcsetattr(self._fd, termios.TCSADRAIN, self._saved)
             self._saved = None
+
+    def suspend(self) -> None:
+        """Do what Ctrl-Z does, the terminal as it was; returns when the shell lets this program go on."""
+        self.__exit__(None, None, None)
+        os.kill(os.getpid(), signal.SIGTSTP)
+        self.__enter__()
 
     def wait(self, seconds: float) -> list[str]:
         """The keys pressed within ``seconds``: as soon as there is one, none when the time is up."""
@@ -87,6 +95,14 @@ class Keys:
         if not data:
             self._fd = None
         return data
+
+
+def _is_ours(fd: int) -> bool:
+    """Whether its keys come to this program: one behind ``&`` would be halted for changing the settings."""
+    try:
+        return os.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:  # nobody's terminal
+        return True
 
 
 def _quiet(fd: int) -> list[Any]:

@@ -17,7 +17,7 @@ q  detach: this screen closes, the training goes on
 s  stop: asks first, then Axolotl saves a checkpoint and ends
 l  the log on the full screen; arrows and page keys move in it
 ?  this page
-Ctrl-C asks whether to detach or to stop
+Ctrl-C stops it, too, and does not ask; once more does not wait for the checkpoint
 
 OK     nothing to do
 WATCH  worth a look, nothing to do yet
