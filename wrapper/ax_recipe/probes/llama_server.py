@@ -9,6 +9,8 @@ from typing import Any
 
 import xllamacpp
 
+ENDS = {signal.SIGTERM, signal.SIGINT}
+
 
 def parameters(gguf: str, port: str, context: str, adapter: str | None = None) -> Any:
     """What llama-server would be told on its command line."""
@@ -25,6 +27,8 @@ def parameters(gguf: str, port: str, context: str, adapter: str | None = None) -
 
 
 if __name__ == "__main__":
+    # Blocked before the server has threads, they arrive here alone, and even where the parent ignores them (nohup).
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
     server = xllamacpp.Server(parameters(*sys.argv[1:]))
     print(server.listening_address, flush=True)
-    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    signal.sigwait(ENDS)
