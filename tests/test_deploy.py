@@ -367,7 +367,8 @@ def test_a_run_is_exported_again_with_other_wishes(run: RunDir, invoke: Invoke, 
 
 def test_a_merge_is_measured_against_the_base_with_the_adapter(run: RunDir, invoke: Invoke, tmp_path: Path) -> None:
     python = tmp_path / "python"
-    measured = '{"tokens": 9, "max_abs_diff": 0.1, "mean_kl": 0.002, "top1_agreement": 1.0, "dtype": "float32"}'
+    measured = '{"tokens": 9, "max_abs_diff": 0.1, "mean_kl": 0.002, "top1_agreement": 1.0, "adapter_kl": 0.4, '
+    measured += '"dtype": "float32"}'
     python.write_text(f"#!/bin/sh\ncp \"$9\" {tmp_path}/asked.json\necho '{measured}'\n", encoding="utf-8")
     run.write_json(run.orders, run.read_json(run.orders) | {"method": "qlora"})
     run.write_json(run.answers, [{"prompt": "Who goes there?", "tuned": "Arr."}])

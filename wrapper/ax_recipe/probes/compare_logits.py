@@ -5,7 +5,8 @@
 The file is a JSON list: texts, encoded as they stand, or conversations, written by the adapter's chat template.
 With ``--four-bit`` the base is put into 4 bit first, as QLoRA trains on it. Prints one JSON object: the largest
 absolute difference of any logit, the mean Kullback-Leibler divergence in nats a token, and how often the likeliest
-token is the same; ``dtype`` is what was computed in.
+token is the same; ``adapter_kl`` is the divergence between the base alone and the base with the adapter, ``dtype`` what
+was computed in.
 """
 
 from __future__ import annotations
@@ -92,7 +93,10 @@ def main() -> None:
     ours = logits(merged, batches)
     del merged
     base = PeftModel.from_pretrained(load(options.base, kind, rows, four_bit=options.four_bit), options.adapter)
-    print(json.dumps({**compare(ours, logits(base, batches)), "dtype": str(kind).removeprefix("torch.")}))
+    theirs = logits(base, batches)
+    with base.disable_adapter():
+        moved = compare(logits(base, batches), theirs)["mean_kl"]
+    print(json.dumps({**compare(ours, theirs), "adapter_kl": moved, "dtype": str(kind).removeprefix("torch.")}))
 
 
 if __name__ == "__main__":
