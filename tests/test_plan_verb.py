@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,10 @@ from rich.console import Console
 from ax_recipe.forecast import cluster, forecast
 from ax_recipe.forecast.architecture import from_config
 from ax_recipe.forecast.hardware import parse
+from ax_recipe.observe import events
 from ax_recipe.recipe import recipe
 from ax_recipe.view import plan as view
+from ax_recipe.view.figures import duration
 from conftest import ROOT, Invoke
 
 LLAMA = {
@@ -199,6 +202,21 @@ def test_words_say_what_the_bars_show() -> None:
     text = "\n".join(shown(found_for("1xRTX4090-24GB"), 100))
     for words in ("will not fit", "fullest at the loss", "frees most", "fused loss (Liger)", "steps", "2.00 an hour"):
         assert words in text
+
+
+def test_what_is_foretold_of_pirate_tiny_adds_up_to_the_steps_that_it_took(invoke: Invoke) -> None:
+    lines = (ROOT / "tests/logs/axolotl-0.19.0-pirate-tiny.jsonl").read_text().splitlines()
+    began = next(event for event in map(events.from_json, lines) if isinstance(event, events.Began))
+    rows = (f"train.{key}={began.micro_batch}" for key in ("micro_batch_size", "global_batch_size"))
+    plan = ("plan", "pirate-tiny", "--gpus", "0", *(word for change in rows for word in ("--set", change)))
+    assert json.loads(invoke(*plan, "--json").output)["steps"] == began.total_steps
+    said = " ".join(invoke(*plan).output.split())
+    numbers = re.search(r"([\d,]+) steps of (\d+) tokens, ([\d,]+) tokens/s, ([\d.]+) s a step: (\w+), with 60 s", said)
+    assert numbers, said
+    steps, tokens, speed, pace = (float(number.replace(",", "")) for number in numbers.groups()[:4])
+    assert tokens / speed == pytest.approx(pace, rel=0.02)
+    assert duration(steps * pace) == numbers[5]
+    assert f"{duration(60 + steps * pace)} (no promise on a CPU)" in said
 
 
 def test_ascii_terminals_get_ascii() -> None:

@@ -151,7 +151,7 @@ def record(forecast: Forecast) -> dict[str, Any]:
         "card": card(forecast),
         "active_gib": round(forecast.memory.active_gib, 3) if memory_known else None,
         "reserved_gib": round(forecast.memory.reserved_gib, 3) if memory_known else None,
-        "step_seconds": round(forecast.timing.tokens_per_step / forecast.timing.tokens_per_second, 4),
+        "step_seconds": round(forecast.timing.step_seconds, 4),
     }
 
 
@@ -160,7 +160,7 @@ def with_experience(forecast: Forecast, experience: Experience | None) -> Foreca
     changed = replace(forecast, experience=experience)
     if experience is None or experience.step_seconds is None:
         return changed
-    source = f"{experience.step_seconds:.3g} s a step, as {experience.run} measured it"
+    source = f"a step as {experience.run} measured it"
     timed = timing.measured(forecast.timing, experience.step_seconds, source, forecast.hardware, forecast.price)
     return replace(changed, timing=timed)
 

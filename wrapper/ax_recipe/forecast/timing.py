@@ -46,7 +46,7 @@ _SCALING = {"single": 1.0, "ddp": 0.96, "zero1": 0.94, "zero2": 0.92, "zero3": 1
 _LINKS, _PCIE = {70: 45.0, 80: 85.0, 90: 130.0, 100: 260.0}, 12.0
 _FETCH_S, _ZERO3_LAYER_S = 0.0004, 0.037
 _PACKED = 0.96  # how full packing makes a row
-_START_S = 60.0  # imports, loading, the first step's compiling
+START_S = 60.0  # imports, loading, the first step's compiling
 _LAUNCH_S = 0.009  # what Python takes to start one layer's kernels, forward, again and backward
 
 ASSUMED_ROWS, ASSUMED_TOKENS = 10_000, 500
@@ -69,7 +69,10 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Optimizer steps, tokens and time of a whole run; speeds count all GPUs. ``assumed`` says what was not known."""
+    """Optimizer steps, tokens and time of a training with its start; speeds count all GPUs.
+
+    ``assumed`` says how good it is, and what was not known.
+    """
 
     steps: int
     tokens_per_step: int
@@ -77,6 +80,11 @@ class Timing:
     seconds: float
     cost: float | None
     assumed: tuple[str, ...]
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds of one step."""
+        return self.tokens_per_step / self.tokens_per_second
 
 
 def measure(keys: Mapping[str, Any], folder: Path = Path()) -> Data | None:
@@ -96,7 +104,7 @@ def measure(keys: Mapping[str, Any], folder: Path = Path()) -> Data | None:
     if not lengths:
         return None
     held_out = float(keys.get("val_set_size") or 0)
-    rows = len(lengths) - (round(len(lengths) * held_out) if held_out < 1 else int(held_out))
+    rows = len(lengths) - (ceil(len(lengths) * held_out) if held_out < 1 else int(held_out))
     return Data(max(1, rows), sum(lengths) / len(lengths), ceil(max(lengths)), ", ".join(path.name for path in files))
 
 
@@ -139,7 +147,10 @@ def estimate(
 
     :param data: what `measure` found, or None to assume rows of a usual size.
     """
-    assumed = [f"within {ERROR:.0%}"]
+    if hardware.kind is None:
+        assumed = ["no promise on a CPU"]
+    else:
+        assumed = [f"within {ERROR:.0%}" if data else "no better than its data, which is assumed"]
     if data is None:
         data = Data(ASSUMED_ROWS, ASSUMED_TOKENS, settings.slots // settings.micro_batch, "assumed")
         assumed.append(f"{ASSUMED_ROWS:,} rows of {ASSUMED_TOKENS} tokens, for the data cannot be counted here")
@@ -163,22 +174,20 @@ def measured(timing: Timing, step_seconds: float, source: str, hardware: Hardwar
 def _whole(
     steps: int, tokens_per_step: int, speed: float, hardware: Hardware, price: float | None, assumed: tuple[str, ...]
 ) -> Timing:
-    seconds = _START_S + steps * tokens_per_step / speed
+    seconds = START_S + steps * tokens_per_step / speed
     cost = None if price is None else price * hardware.ranks * seconds / 3600
     return Timing(steps, tokens_per_step, speed, seconds, cost, assumed)
 
 
 def _steps(s: Settings, keys: Mapping[str, Any], data: Data) -> int:
-    """As transformers 5 counts them: an epoch's last step may be smaller."""
+    """As Axolotl 0.19 gives them to the trainer (utils/trainer.py, calculate_total_num_steps)."""
+    if most := max(0, int(keys.get("max_steps") or 0)):
+        return most
     epochs = float(keys.get("num_epochs") or 1)
     if s.packed:
-        tokens = data.rows * min(data.mean, s.row)
-        an_epoch = max(1, ceil(tokens / _PACKED / (s.slots * s.gpus) / s.accumulation))
-    else:
-        an_epoch = max(1, ceil(ceil(data.rows / (s.micro_batch * s.gpus)) / s.accumulation))
-    steps = max(1, ceil(epochs * an_epoch))
-    most = int(keys.get("max_steps") or 0)
-    return most if most > 0 else steps
+        packs = int(data.rows * min(data.mean, s.row) / _PACKED / s.slots)
+        return max(1, int(epochs * max(1, packs // (s.accumulation * s.gpus))))
+    return max(1, ceil(data.rows * epochs / (s.micro_batch * s.accumulation * s.gpus)))
 
 
 def _micro_batch(s: Settings, keys: Mapping[str, Any], data: Data) -> tuple[float, float]:

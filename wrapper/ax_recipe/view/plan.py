@@ -13,6 +13,7 @@ from rich.text import Text
 from ax_recipe.forecast.choose import Choice
 from ax_recipe.forecast.forecast import Forecast
 from ax_recipe.forecast.memory import FITS, TIGHT, WILL_NOT_FIT, Parts
+from ax_recipe.forecast.timing import START_S
 from ax_recipe.view.figures import clean, counted, duration, parameters
 from ax_recipe.view.row import style
 
@@ -145,10 +146,9 @@ def _levers(forecast: Forecast) -> Table:
 def _times(forecast: Forecast) -> Iterator[Text]:
     t = forecast.timing
     cost = "" if t.cost is None else f", costs {t.cost:,.2f} at {forecast.price:.2f} an hour a GPU"
-    yield Text(
-        f"{t.steps:,} steps of {t.tokens_per_step:,} tokens, {t.tokens_per_second:,.0f} tokens/s: "
-        f"{duration(t.seconds)} ({t.assumed[0]}){cost}"
-    )
+    steps = f"{t.steps:,} steps of {t.tokens_per_step:,} tokens, {t.tokens_per_second:,.0f} tokens/s"
+    training = f"{t.step_seconds:.3g} s a step: {duration(t.steps * t.step_seconds)}"
+    yield Text(f"{steps}, {training}, with {START_S:.0f} s to start {duration(t.seconds)} ({t.assumed[0]}){cost}")
     yield from _between(forecast)
     yield Text(f"assumed: {'; '.join(t.assumed[1:])}", style("label"))
 
@@ -158,7 +158,7 @@ def _between(forecast: Forecast) -> Iterator[Text]:
     hardware, t = forecast.hardware, forecast.timing
     if hardware.nodes == 1:
         return
-    found, step_s = forecast.traffic, t.tokens_per_step / t.tokens_per_second
+    found, step_s = forecast.traffic, t.step_seconds
     yield Text(
         f"each machine sends {found.sent / 1e9:.3g} GB a step, at {hardware.gbit:g} Gbit/s {found.seconds:.2g} of "
         f"{step_s:.2g} s: {1 - found.seconds / step_s:.0%} of {hardware.nodes} times one machine"
