@@ -32,6 +32,12 @@ cp "$here/$(basename "$0" .py).gguf" "$2"
 """
 
 
+@pytest.fixture(autouse=True)
+def no_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None but the stand-ins of a test: a real checkout may be named where the tests run."""
+    monkeypatch.delenv(convert.VARIABLE, raising=False)
+
+
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
     """An output_dir with an adapter, its base beside it."""
@@ -183,7 +189,7 @@ def test_an_ollama_of_today_takes_no_adapter(output: Path, tmp_path: Path) -> No
     assert server.blobs == {}
 
 
-QUANTIZE = '#!/bin/sh\n[ "$3" = Q5_K_M ] || { echo "invalid ftype $3"; exit 1; }\ncp "$1" "$2"; printf more >> "$2"\n'
+QUANTIZE = '#!/bin/sh\n[ "$3" = Q5_K_M ] || { echo "invalid ftype $3"; exit 1; }\n/bin/cp "$1" "$2"; echo >> "$2"\n'
 
 
 @pytest.mark.parametrize(
@@ -207,6 +213,7 @@ def test_what_ollama_does_not_quantise_to_llama_cpp_does(
     output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = exported(output, tmp_path)
+    monkeypatch.setenv("PATH", "")  # where a real one may be
     with serve() as server, Ollama(server.url) as ollama:
 
         def made(kind: str) -> object:

@@ -73,13 +73,13 @@ def test_a_llama_cpp_is_named_or_how_to_get_one(tmp_path: Path, monkeypatch: pyt
     def found() -> doctor.Finding:
         return next(each for each in doctor.examine(None, tmp_path) if each.name == "llama.cpp")
 
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     monkeypatch.setenv("LLAMA_CPP_DIR", str(tmp_path))
     assert (found().state, "no convert_hf_to_gguf.py there" in found().detail) == ("absent", True)
     (tmp_path / "convert_hf_to_gguf.py").touch()
     assert found().state == "ok"
     assert found().detail.startswith(f"{tmp_path}/convert_hf_to_gguf.py, llama-quantize is not built: cmake")
     monkeypatch.delenv("LLAMA_CPP_DIR")
-    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     assert "set LLAMA_CPP_DIR" in found().detail
 
 
