@@ -5,10 +5,11 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import subprocess
 import sys
 from collections import Counter as Tally
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from ax_recipe.checks import survey
+from ax_recipe.checks import checking, survey
 from ax_recipe.data import formats, measure, rows, turns
-from ax_recipe.data.samples import reader
+from ax_recipe.data.samples import Sample, Segment, reader
 from ax_recipe.data.seen import Seen
 from ax_recipe.data.turns import PLAIN, Template, Turn
 from ax_recipe.errors import MissingError
@@ -115,8 +116,12 @@ def test_bad_rows_are_named_with_file_and_line(place: Path, invoke: Invoke) -> N
         ("latin.txt", "a\ncaf\u00e9\n".encode("latin-1"), 2, "no UTF-8, column 4"),
         ("latin.csv", "text\na\ncaf\u00e9\n".encode("latin-1"), 3, "no UTF-8"),
         ("wide.csv", b"text\na\nb,c\n", 3, "2 cells where the head has 1"),
-        ("null.jsonl", b'{"messages": null}\n', 1, "has no turns, it has messages"),
-        ("none.jsonl", b'{"messages": [null]}\n', 1, "has no turns, it has messages"),
+        ("null.jsonl", b'{"messages": null}\n', 1, "`messages` holds no turns"),
+        ("none.jsonl", b'{"messages": [null]}\n', 1, "`messages` holds no turns"),
+        ("cut.jsonl", b'{"messages": [\n', 1, "no JSON: Expecting value, column 15"),
+        ("half.jsonl", b'{"text": "a"}\n{"text": "\\ud800"}\n', 2, "no Unicode: \\ud800 is one half of a character"),
+        ("half.json", b'[{"text": "\\ud83d\\ude00"}, {"text": "\\udc00 b"}]', 1, "row 2, no Unicode: \\udc00"),
+        ("nil.jsonl", b'{"instruction": "a", "output": null}\n', 1, "has `output` empty (null)"),
         ("mixed.jsonl", b'{"text": "a"}\n{"instruction": "a", "output": "b"}\n', 2, "has the form alpaca"),
     ],
 )
@@ -142,6 +147,85 @@ def test_short_answers_and_segments_are_trained_without_a_type(
     (place / "some.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     found = answer(invoke, "some.jsonl")
     assert (found["problems"], found["trained_share"]) == ([], share)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("rows.tsv", b"instruction\toutput\na\tb\n", "is separated by tabs"),
+        ("rows.csv", b"instruction;output\na, b;c\n", "semicolons between its columns"),
+        ("rows.csv.gz", gzip.compress(b"instruction\toutput\na\tb\n", mtime=0), "tabs between its columns"),
+        ("wide.csv", "instruction,output\na,b\n".encode("utf-16"), "wide.csv is UTF-16"),
+        ("wide.jsonl", '{"text": "a"}\n'.encode("utf-16"), "wide.jsonl is UTF-16"),
+    ],
+)
+def test_a_file_that_is_wrong_as_a_whole_is_one_finding(
+    name: str, data: bytes, words: str, place: Path, invoke: Invoke
+) -> None:
+    (place / name).write_bytes(data)
+    config(place, datasets=[{"path": name, "type": "alpaca"}], chat_template=None)
+    for asked in (name, "axolotl.yml"):
+        (problem,) = [each for each in answer(invoke, asked)["problems"] if each["severity"] == "error"]
+        assert (problem["code"], problem["key"]) == ("AX014", "datasets[0].path")
+        assert words in problem["message"]
+    told = [each for each in checking.quick("axolotl.yml", "0", None).problems if each.code == "AX014"]
+    assert [words in each.message for each in told] == [True]
+    made = invoke("new", "mine", "--base", "o/m", "--data", name)
+    assert (made.exit_code, words in made.stderr) == (2, True)
+
+
+def test_a_folder_is_rows_of_one_kind_or_a_finding(place: Path, invoke: Invoke) -> None:
+    (place / "both").mkdir()
+    (place / "empty").mkdir()
+    (place / "both/a.jsonl").write_text('{"text": "a"}\n')
+    (place / "both/b.csv").write_text("text\nb\n")
+    os.mkfifo(place / "fifo.jsonl")
+    wrong = {"both": "holds .csv and .jsonl", "empty": "no file of rows", "fifo.jsonl": "neither a file nor a folder"}
+    for name, words in wrong.items():
+        (problem,) = answer(invoke, name)["problems"]
+        assert words in problem["message"]
+        made = invoke("new", "mine", "--base", "o/m", "--data", name)
+        assert (made.exit_code, words in made.stderr) == (2, True)
+    (place / "both/b.csv").unlink()
+    assert answer(invoke, "both")["rows"] == 1
+
+
+def test_an_answer_of_nothing_is_told_whatever_the_form(place: Path, invoke: Invoke) -> None:
+    chat = {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": ""}]}
+    for row in (chat, {"instruction": "Why?", "output": ""}):
+        (place / "rows.jsonl").write_text(json.dumps(row) + "\n")
+        (problem,) = [each for each in answer(invoke, "rows.jsonl")["problems"] if each["severity"] == "warning"]
+        assert (problem["code"], problem["message"]) == ("AX017", "nothing in it is trained: no answer")
+
+
+def test_rows_of_an_array_on_one_line_are_told_apart(place: Path, invoke: Invoke) -> None:
+    (place / "rows.json").write_text(json.dumps([{"text": "a"}, {"text": "b"}, {"text": "a"}]))
+    (problem,) = answer(invoke, "rows.json")["problems"]
+    assert problem["message"] == "row 3, the same as an earlier one of this line"
+
+
+def test_a_terminal_without_the_letters_is_no_traceback(
+    place: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    (place / "rows.jsonl").write_text('{"instruction": "caf\\u00e9", "output": "ahoy"}\n')
+    done = command("data", "rows.jsonl", cwd=place, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "\n")
+    assert "caf\\xe9<ahoy>" in done.stdout
+
+
+def test_no_more_of_a_row_is_laid_out_than_is_shown() -> None:
+    row, end = "x" * 20_000_000, Segment("</s>", ((0, 4),))
+    shown = view._shown(Sample((Segment("Why? "), Segment(row, ((0, len(row)),)), end)), "«»")
+    assert len(shown) < 700
+    assert shown.plain.endswith("x» ...")
+
+
+def test_keys_that_are_wrong_are_said_beside_the_figures(place: Path, invoke: Invoke) -> None:
+    (place / "rows.jsonl").write_text('{"text": "a"}\n')
+    config(place, datasets=[{"path": "rows.jsonl", "type": "completion", "typ": 1}], sequence_length=3)
+    found = answer(invoke, "axolotl.yml")
+    assert found["rows"] == 1
+    assert any(note.startswith("its keys have 2 errors") and "check axolotl.yml" in note for note in found["notes"])
 
 
 def test_all_masked_data_is_an_error(place: Path, invoke: Invoke) -> None:
@@ -178,7 +262,7 @@ def test_held_out_rows_that_are_trained_on_are_named(place: Path, invoke: Invoke
 def test_the_picture_shows_three_rows_and_what_is_trained_of_them(place: Path) -> None:
     found = survey.of_file(config(place), None, None)
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(view.view(found, colours=False))
+    console.print(view.view(found, "«»"))
     text = console.export_text()
     assert text.count("«Arr, honey, matey!»") == 3
     assert "rows        40" in text
@@ -317,7 +401,8 @@ def test_a_row_is_seen_again_in_whatever_order_its_columns_stand() -> None:
 def test_memory_stays_flat(tmp_path: Path) -> None:
     """A file ten times as large takes no more: 3 MB and 30 MB of rows."""
     program = (
-        "import sys\nfrom pathlib import Path\nfrom ax_recipe.checks import survey\nsurvey.of_file(sys.argv[1], None, None)\n"
+        "import sys\nfrom pathlib import Path\nfrom ax_recipe.checks import survey\n"
+        "survey.of_file(sys.argv[1], None, None)\n"
         "print(next(w for w in Path('/proc/self/status').read_text().splitlines() if w.startswith('VmHWM')).split()[1])"
     )
     peaks = []

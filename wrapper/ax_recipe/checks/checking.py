@@ -153,6 +153,13 @@ def subjects(name: str, gpus: str | None, axolotl: Axolotl | None, changes: Sequ
     return [subject for subject, _ in _subjects(name, gpus, axolotl, changes)]
 
 
+def looked(
+    name: str, gpus: str | None, axolotl: Axolotl | None, changes: Sequence[str]
+) -> list[tuple[Subject, list[Problem]]]:
+    """The same, each with what is wrong with its keys by the schema."""
+    return _subjects(name, gpus, axolotl, changes)
+
+
 def foreign_code(name: str, gpus: str | None, axolotl: Axolotl | None, changes: Sequence[str]) -> list[Problem]:
     """What in a recipe or an Axolotl YAML would run code that did not come with Axolotl (AX056), warnings all."""
     return [problem for subject in subjects(name, gpus, axolotl, changes) for problem in foreign.code(subject)]

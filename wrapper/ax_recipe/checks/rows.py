@@ -11,7 +11,7 @@ from typing import Any
 
 from ax_recipe.checks.subject import Subject, as_number, nearest
 from ax_recipe.data import formats, turns
-from ax_recipe.data.rows import Row, Source, locate, read
+from ax_recipe.data.rows import Row, Source, fault, locate, read
 from ax_recipe.data.turns import TurnsError
 from ax_recipe.errors import Problem
 from ax_recipe.recipe.document import Keys
@@ -88,6 +88,8 @@ def _paths(subject: Subject, key: Keys, dataset: Mapping[str, Any]) -> Iterator[
     path = subject.path(text)
     if path is not None and not path.exists():
         yield subject.problem("AX012", (*key, "path"), f"no such file: {path}", nearest(path))
+    if wrong := _fault(path, dataset):
+        yield subject.problem("AX014", (*key, "path"), f"{path}: {wrong[0]}", wrong[1])
     split = dataset.get("split")
     if path is not None and path.is_file() and isinstance(split, str) and not re.match(r"train(\W|$)", split):
         message = f"unknown split {split!r}: a file on its own is all `train`"
@@ -99,6 +101,21 @@ def _paths(subject: Subject, key: Keys, dataset: Mapping[str, Any]) -> Iterator[
             yield subject.problem("AX012", (*key, "data_files", index), f"no such file: {name}", nearest(folder / name))
 
 
+def _fault(path: Path | None, dataset: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Why no row is read from a path that is there."""
+    if path is None or not path.exists() or dataset.get("data_files"):
+        return None
+    try:
+        return fault(path, _located(path, dataset))
+    except OSError:  # gone, or not ours to read
+        return None
+
+
+def _located(path: Path, dataset: Mapping[str, Any]) -> Source:
+    ds_type, split = dataset.get("ds_type"), dataset.get("split")
+    return locate(path, ds_type if isinstance(ds_type, str) else None, split if isinstance(split, str) else None)
+
+
 def _any_place(subject: Subject, folder: Path, name: str) -> bool:
     if "://" in name or "*" in name:
         return True
@@ -107,13 +124,12 @@ def _any_place(subject: Subject, folder: Path, name: str) -> bool:
 
 def _source(subject: Subject, dataset: Mapping[str, Any]) -> Source | None:
     """The files of a local dataset; None for the hub, and for what only the training environment can read."""
-    text, split = dataset.get("path"), dataset.get("split")
+    text = dataset.get("path")
     path = subject.path(text) if isinstance(text, str) and "://" not in text else None
-    if path is None or not path.exists() or (path.is_dir() and dataset.get("data_files")):
+    if path is None or not path.exists() or (path.is_dir() and dataset.get("data_files")) or _fault(path, dataset):
         return None
-    ds_type = dataset.get("ds_type")
-    source = locate(path, ds_type if isinstance(ds_type, str) else None, split if isinstance(split, str) else None)
-    return source if source.kind and source.files else None
+    source = _located(path, dataset)
+    return source if source.kind else None
 
 
 def _looked(subject: Subject) -> Iterator[Looked]:
@@ -196,7 +212,7 @@ def _incomplete(subject: Subject, found: Looked) -> Iterator[Problem]:
     wanted = formats.columns(found.dataset, subject.text("rl")) or ()
     for row in found.first:
         if row.value is not None and (lacking := [name for name in wanted if row.value.get(name) is None]):
-            message = f"has no {', '.join(f'`{name}`' for name in lacking)}, which other rows have"
+            message = turns.lacks(row.value, lacking)
             yield Problem("AX013", "error", message, row.file, row.line, None, "Mend or remove this row.")
 
 

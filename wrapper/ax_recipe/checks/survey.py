@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,6 +31,10 @@ from ax_recipe.ship import tokenizer as tokenizers
 
 Progress = Callable[[str, int], Callable[[Row], None]]
 """Told of each dataset and its size in bytes; gives what is told of each row."""
+
+
+class UnreadError(RecipeError):
+    """A local path that is there, and no rows are read from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +76,8 @@ def of_file(
     :raises RecipeError: there is no such file, or its keys are wrong.
     :raises MissingError: the program that counts tokens failed.
     """
-    subject = _subject(name, gpus, axolotl, changes)
-    notes: list[str] = []
+    subject, known = _subject(name, gpus, axolotl, changes)
+    notes = [f"its keys have {checking.summary(known)}: ax-recipe check {shlex.quote(name)}"] if known else []
     with ExitStack() as stack:
         counter = _counter(subject, notes, stack)
         seen = {room: Seen() for room in ("datasets", "test_datasets")}
@@ -86,8 +91,9 @@ def of_file(
                 rows = files.read(source) if isinstance(source, Source) else source
                 tick = progress(str(dataset.get("path")), _size(source)) if progress else _ignore
                 found = measure(rows, how, tick)
-            except MissingError as error:
-                problems.append(subject.problem("AX012", (*key, "path"), error.message, error.hint))
+            except (MissingError, UnreadError) as error:
+                code = "AX012" if isinstance(error, MissingError) else "AX014"
+                problems.append(subject.problem(code, (*key, "path"), error.message, error.hint))
                 continue
             parts.append(Part(str(key[0]), str(dataset.get("path")), _type(dataset), found))
             problems += [*found.problems, *_whole(subject, key, dataset, found, how)]
@@ -107,21 +113,30 @@ def _type(dataset: Mapping[str, Any]) -> str | None:
     return kind if isinstance(kind, str) else None if kind is None else "user_defined"
 
 
-def _subject(name: str, gpus: str | None, axolotl: Axolotl | None, changes: Sequence[str]) -> Subject:
-    """The config to look at: the last of a recipe's, which is the fine-tune; or one made up around a data file."""
+def _subject(
+    name: str, gpus: str | None, axolotl: Axolotl | None, changes: Sequence[str]
+) -> tuple[Subject, Sequence[Problem]]:
+    """The config to look at, and what is wrong with its keys: the last of a recipe's, which is the fine-tune.
+
+    Around a data file one is made up.
+    """
     path = Path(name).expanduser()
-    data = path.is_dir() or Path(name.removesuffix(".gz")).suffix in {*KINDS, ".parquet", ".arrow"}
+    suffix = Path(name.removesuffix(".gz")).suffix
+    other = path.exists() and suffix not in {"", ".yaml", ".yml"}
+    data = path.is_dir() or other or suffix in {*KINDS, ".parquet", ".arrow"}
     if not data:
-        return checking.subjects(name, gpus, axolotl, changes)[-1]
+        return checking.looked(name, gpus, axolotl, changes)[-1]
     if not path.exists():
         raise RecipeError(f"{name}: no such file", "a data file, a recipe's name, or a YAML")
-    return Subject(Document({"datasets": [{"path": str(path.resolve())}]}, file=name), CPU, Path.cwd(), axolotl)
+    document = Document({"datasets": [{"path": str(path.resolve())}]}, file=name)
+    return Subject(document, CPU, Path.cwd(), axolotl), ()
 
 
 def _source(subject: Subject, dataset: Mapping[str, Any]) -> Source | Iterator[Row]:
     """Local files, or rows that the training environment reads for us.
 
     :raises MissingError: there is no such file, or nobody to read it.
+    :raises UnreadError: it is nothing that rows are read from.
     """
     text, split = str(dataset.get("path") or ""), dataset.get("split")
     path = subject.path(text) if "://" not in text else None
@@ -131,6 +146,8 @@ def _source(subject: Subject, dataset: Mapping[str, Any]) -> Source | Iterator[R
             raise MissingError(f"no such file: {path}", "check the path, and where relative ones start")
         named = dataset.get("data_files")
         source = files.locate(path, ds_type if isinstance(ds_type, str) else None, str(split) if split else None)
+        if not named and (wrong := files.fault(path, source)):
+            raise UnreadError(f"{path}: {wrong[0]}", wrong[1])
         if source.kind and source.files and not named:
             return source
     if subject.axolotl is None:

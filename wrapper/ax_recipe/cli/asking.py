@@ -30,6 +30,8 @@ def ask(
     data = data or _prompt("Data (a file or folder of rows, or a hub id)", writing.goal_of)
     usual = goal or writing.goal_of(data)
     machine = str(_machine())
+    if not can_ask and not gpus and machine != str(hardware.here()):
+        click.echo(f"for {machine}, since this machine has no GPU that is known here: --gpus says another", err=True)
     suggested = writing.suggest(base, data)
     if can_ask:
         goal = goal or str(click.prompt("Goal", default=usual, type=click.Choice(writing.GOALS)))

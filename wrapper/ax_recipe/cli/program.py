@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -107,6 +108,9 @@ class Verbs(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run a verb and leave with its exit code."""
+        for stream in (sys.stdout, sys.stderr):  # a terminal may lack the letters of a person's data
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         color = False if os.environ.get("NO_COLOR") else None  # no-color.org; click knows it not
         try:
             code = super().main(*args, **{"color": color, **extra, "standalone_mode": False})

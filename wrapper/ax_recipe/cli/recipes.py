@@ -59,7 +59,7 @@ def show(name: str, as_json: bool) -> None:
 @click.option("--base", metavar="MODEL", help="The model to start from: a folder, or a hub id.")
 @click.option("--data", metavar="DATA", help="What to learn from: a file or folder of rows, or a hub id.")
 @click.option("--goal", type=click.Choice(GOALS), help="What for; by the data's form when left out.")
-@click.option("--gpus", metavar="N", help="The hardware: 4xA100-80GB, 1, or 0 for the CPU (else this machine's).")
+@click.option("--gpus", metavar="N", help="The hardware: 4xA100-80GB, 1, or 0 for the CPU (else what is here).")
 @click.option("--name", "named", metavar="NEW", help="The new recipe's name, as the argument says it, too.")
 @click.option("--ollama/--no-ollama", default=None, help="Whether the model is to answer in Ollama (it is).")
 @axolotl_option
@@ -73,7 +73,7 @@ def new(
     named: str | None,
     ollama: bool | None,
     axolotl: str | None,
-) -> int:
+) -> None:
     """Make a recipe of your own: by at most six questions, each also an option, or by a copy."""
     from ax_recipe import axolotl as environment
     from ax_recipe.checks import checking
@@ -90,8 +90,8 @@ def new(
     checked = checking.quick(str(written.file), None, environment.find_if_any(axolotl))
     for line in (*checked.problems, *written.notes):
         click.echo(str(line), err=True)
-    click.echo(f"{written.file}: yours now, {checking.summary(checked.problems)}. Next: ax-recipe plan {written.file}")
-    return 2 if checked.wrong else 0
+    following = f"mend that, then ax-recipe check {written.file}" if checked.wrong else f"ax-recipe plan {written.file}"
+    click.echo(f"{written.file}: yours now, {checking.summary(checked.problems)}. Next: {following}")
 
 
 @main.command(epilog=example("ax-recipe schema", "ax-recipe schema --out recipe.schema.json"))

@@ -9,12 +9,12 @@ from typing import Any
 
 CHAT, ALPACA, COMPLETION, PREFERENCE, RATED, TOKENS = "chat", "alpaca", "completion", "preference", "rated", "tokens"
 
-_CHATS = ("messages", "conversations", "conversation", "dialog", "turns")
+CHATS = ("messages", "conversations", "conversation", "dialog", "turns")
 # Form: the columns that make it, any one of each group.
 _FORMS: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
     (TOKENS, (("input_ids",), ("labels", "attention_mask"))),
     (PREFERENCE, (("chosen",), ("rejected",))),
-    (CHAT, (_CHATS,)),
+    (CHAT, (CHATS,)),
     (ALPACA, (("instruction", "question", "prompt", "input"), ("output", "response", "answer", "completion"))),
     (COMPLETION, (("text", "content"),)),
 )

@@ -12,7 +12,7 @@ from typing import Any
 from ax_recipe.data import formats
 from ax_recipe.data.counting import CHARACTERS
 from ax_recipe.data.formats import ALPACA, CHAT, COMPLETION, PREFERENCE
-from ax_recipe.data.rows import locate, read
+from ax_recipe.data.rows import fault, locate, read
 from ax_recipe.data.turns import ROLES
 from ax_recipe.errors import RecipeError
 
@@ -51,7 +51,9 @@ def at(path: Path) -> Glance | None:
     :raises RecipeError: there are no rows, or none of a form that is known.
     """
     source = locate(path)
-    if source.kind is None or not source.files:
+    if wrong := fault(path, source):
+        raise RecipeError(f"{path}: {wrong[0]}", wrong[1])
+    if source.kind is None:
         return None
     found = [row.value for row in islice(read(source), SAMPLE) if row.value]
     if not found:

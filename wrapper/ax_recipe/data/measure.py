@@ -15,6 +15,7 @@ from ax_recipe.data.counting import Counter
 from ax_recipe.data.rows import Row
 from ax_recipe.data.samples import Reader, Sample
 from ax_recipe.data.seen import Seen
+from ax_recipe.data.turns import lacks
 from ax_recipe.errors import Problem, RecipeError
 
 LISTED = 1000  # findings that are kept, each with its line; the rest are counted
@@ -92,9 +93,7 @@ def _sample(row: Row, how: How, found: Measured) -> Sample | None:
     lacking = [name for name in how.columns or () if row.value.get(name) is None]
     if lacking:
         found.broken += 1
-        has = ", ".join(map(str, list(row.value)[:6])) or "nothing"
-        words = f"has no {', '.join(f'`{name}`' for name in lacking)}, it has {has}"
-        found.note(_finding("AX013", "error", row, words, "Mend or remove this row."))
+        found.note(_finding("AX013", "error", row, lacks(row.value, lacking), "Mend or remove this row."))
         return None
     try:
         return how.reader(row.value)
@@ -112,7 +111,9 @@ def _compare(row: Row, value: Mapping[str, Any], how: How, found: Measured) -> N
         found.note(_finding("AX019", "warning", row, words, "Remove it from one of the two."))
     if place := how.seen.before(value):
         found.duplicates += 1
-        found.note(_finding("AX018", "warning", row, f"the same as {place[0]}:{place[1]}", "Remove it."))
+        here = row.item and place == (row.file, row.line)
+        words = "the same as an earlier one of this line" if here else f"the same as {place[0]}:{place[1]}"
+        found.note(_finding("AX018", "warning", row, words, "Remove it."))
     else:
         how.seen.remember(value, row.file, row.line)
 
@@ -142,6 +143,7 @@ def _pieces(tokens: int, longest: int) -> Iterator[int]:
 
 
 def _finding(code: str, severity: Any, row: Row, message: str, fix: str) -> Problem:
+    message = f"row {row.item}, {message}" if row.item else message  # an array may be all on one line
     return Problem(code, severity, message, row.file, row.line, None, fix)
 
 

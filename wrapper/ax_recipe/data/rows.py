@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -9,7 +10,8 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -20,17 +22,23 @@ KINDS = {".jsonl": "json", ".json": "json", ".ndjson": "json", ".csv": "csv", ".
 _CHUNK = 1 << 20  # characters
 _LONGEST_ROW = 64 << 20  # characters of one item of a JSON array, beyond which it counts as broken
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # as surrogateescape gives the bytes that are none
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a surrogate pair, or of a whole one: the value tells
+_TORN = (EOFError, gzip.BadGzipFile, zlib.error)
 _SLICE = re.compile(r"\w+\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\]")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row and where it begins; ``value`` is None where it cannot be read, and then ``broken`` says why."""
+    """One row and where it begins; ``value`` is None where it cannot be read, and then ``broken`` says why.
+
+    ``item`` counts those of a JSON array, which may all stand on one line; 0 where each row has its own.
+    """
 
     file: str
     line: int
     value: Mapping[str, Any] | None
     broken: str | None = None
+    item: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +52,52 @@ class Source:
 
 def locate(path: Path, ds_type: str | None = None, split: str | None = None) -> Source:
     """The data files at a local path that exists: the file itself, or those in the folder that are of the split."""
-    files = [path] if path.is_file() else _of_folder(path, split)
+    files = _of_folder(path, split) if path.is_dir() else [path] if path.is_file() else []
     kinds = {_kind(file, ds_type) for file in files}
     return Source(tuple(files), kinds.pop() if len(kinds) == 1 else None, split)
+
+
+def fault(path: Path, source: Source) -> tuple[str, str] | None:
+    """Why nobody reads rows from a local path that exists, and what to do; None where somebody can.
+
+    :raises OSError: a file cannot be opened.
+    """
+    if not path.is_file() and not path.is_dir():
+        return "neither a file nor a folder", "Save the rows as a file."
+    if not source.files:
+        return "holds no file of rows", f"Rows are in {', '.join(KINDS)} or .parquet."
+    suffixes = sorted({_suffix(file) for file in source.files if file.is_file()})
+    if source.kind is None and len(suffixes) > 1:
+        words = f"holds {' and '.join(suffixes)}, and Axolotl reads the files of one kind alone"
+        return words, "Name the file, or data_files: [...] beside the folder."
+    if ".tsv" in suffixes:
+        return "is separated by tabs, which Axolotl takes for JSON", "Save it as .csv with commas, or as .jsonl."
+    return next((found for file in source.files if source.kind and (found := _misread(file, source.kind))), None)
+
+
+def _misread(file: Path, kind: str) -> tuple[str, str] | None:
+    """An encoding or a separator that every row would be broken by."""
+    head = b""
+    with suppress(*_TORN), _bytes(file) as opened:  # a torn archive is told by its rows
+        head = opened.read(4096)
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return f"{file.name} is UTF-16, and Axolotl reads UTF-8", "Save it as UTF-8."
+    first = head.partition(b"\n")[0]
+    mark = next((words for mark, words in ((b";", "semicolons"), (b"\t", "tabs")) if mark in first), None)
+    if kind == "csv" and mark and b"," not in first:
+        words = f"{file.name} has {mark} between its columns, and Axolotl reads commas"
+        return words, "Save it with commas, or as .jsonl."
+    return None
+
+
+def _suffix(file: Path) -> str:
+    return Path(file.name.removesuffix(".gz")).suffix
 
 
 def _kind(file: Path, ds_type: str | None) -> str | None:
     if ds_type:
         return ds_type if ds_type in {"json", "csv", "text"} else None
-    suffix = Path(file.name.removesuffix(".gz")).suffix
+    suffix = _suffix(file)
     # A file of another name is JSON to Axolotl 0.19 (utils/data/shared.py), were it not for the binary ones.
     return KINDS.get(suffix, None if suffix in {".parquet", ".arrow", ".zst", ".xz", ".zip"} else "json")
 
@@ -107,7 +152,7 @@ def _file(path: Path, kind: str | None) -> Iterator[Row]:
             for row in _rows(file, str(path), kind):
                 line = row.line
                 yield row
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        except _TORN as error:
             yield Row(str(path), line + 1, None, f"no whole gzip file: {error}")
 
 
@@ -120,8 +165,11 @@ def _rows(file: IO[str], name: str, kind: str | None) -> Iterator[Row]:
 
 
 def _opened(path: Path) -> IO[str]:
-    raw: Any = gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")  # noqa: SIM115 - closed by the caller
-    return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
+    return io.TextIOWrapper(_bytes(path), encoding="utf-8-sig", errors="surrogateescape", newline="\n")
+
+
+def _bytes(path: Path) -> Any:
+    return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
 
 
 def _is_array(file: IO[str]) -> bool:
@@ -141,12 +189,12 @@ def _row(text: str, name: str, number: int) -> Row:
     if not text.isascii() and (found := _NOT_UTF8.search(text)):
         return Row(name, number, None, f"no UTF-8, column {found.start() + 1}")
     try:
-        value = json.loads(text)
+        value = json.loads(text.rstrip())
     except (ValueError, RecursionError) as error:
         what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
         where = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         return Row(name, number, None, f"no JSON: {what}{where}")
-    return _checked(value, name, number)
+    return _checked(value, name, number, escaped=_HALF.search(text) is not None)
 
 
 def _text(text: str, name: str, number: int) -> Row:
@@ -156,10 +204,21 @@ def _text(text: str, name: str, number: int) -> Row:
     )
 
 
-def _checked(value: Any, name: str, number: int) -> Row:
+def _checked(value: Any, name: str, number: int, *, escaped: bool) -> Row:
     if not isinstance(value, dict):
         return Row(name, number, None, f"{_word(value)} where a JSON object is expected")
+    if escaped and (half := _half(value)):
+        return Row(name, number, None, f"no Unicode: {half} is one half of a character")
     return Row(name, number, value)
+
+
+def _half(value: Any) -> str | None:
+    """The escape of a surrogate without its other half, which no tokenizer takes."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        return f"\\u{ord(error.object[error.start]):04x}"
+    return None
 
 
 def _word(value: Any) -> str:
@@ -170,7 +229,7 @@ def _word(value: Any) -> str:
 def _array(file: IO[str], name: str) -> Iterator[Row]:
     """The items of one JSON array, however long: as much of it is held as one item needs."""
     decoder = json.JSONDecoder()
-    buffer, line, ended = file.read(_CHUNK), 1, False
+    buffer, line, ended, item = file.read(_CHUNK), 1, False, 0
     buffer, line = _skip(buffer, line, "[")
     while True:
         buffer, line = _skip(buffer, line, ",")
@@ -182,8 +241,11 @@ def _array(file: IO[str], name: str) -> Iterator[Row]:
         except (ValueError, RecursionError):
             complete, end = False, 0
         if complete and end:
+            item += 1
             wild = not buffer.isascii() and _NOT_UTF8.search(buffer, 0, end)
-            yield Row(name, line, None, "no UTF-8") if wild else _checked(value, name, line)
+            escaped = _HALF.search(buffer, 0, end) is not None
+            row = Row(name, line, None, "no UTF-8") if wild else _checked(value, name, line, escaped=escaped)
+            yield replace(row, item=item)
             line += buffer.count("\n", 0, end)
             buffer = buffer[end:]
         elif ended or len(buffer) > _LONGEST_ROW:

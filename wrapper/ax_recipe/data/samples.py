@@ -73,7 +73,7 @@ def _whole(text: str, *, special: bool = False) -> Segment:
 def _text(row: Mapping[str, Any], column: str) -> str:
     value = row.get(column)
     if value is None:
-        raise TurnsError(f"has no `{column}`, it has {', '.join(map(str, list(row)[:6])) or 'nothing'}")
+        raise TurnsError(turns.lacks(row, [column]))
     return value if isinstance(value, str) else str(value)
 
 
@@ -89,7 +89,8 @@ class _Chat:
         if not any(turn.content.strip() or turn.extra for turn in read):
             return Sample()
         text, spans = self._template.lay_out(read)
-        return Sample((Segment(text, tuple(spans)),))
+        said = any(turn.trained and (turn.content.strip() or turn.extra) for turn in read)
+        return Sample((Segment(text, tuple(spans) if said else ()),))  # an end of nothing teaches no answer
 
 
 class _Instruction:
@@ -110,6 +111,8 @@ class _Instruction:
     def __call__(self, row: Mapping[str, Any]) -> Sample:
         prompt, answer = self._prompt(row), _text(row, self._answer)
         asked = _whole(prompt, special=True) if self._trains_all else Segment(prompt, (), special=True)
+        if not answer.strip():
+            return Sample((asked,))
         return Sample((asked, *_ended(_whole(answer), self._eos)))
 
     def _prompt(self, row: Mapping[str, Any]) -> str:
@@ -182,7 +185,8 @@ def _of_form(
         return _segments(row)
     if form.name == formats.CHAT:
         if form.field is None:
-            raise TurnsError(f"has no turns, it has {', '.join(map(str, list(row)[:6])) or 'nothing'}")
+            empty = next((name for name in formats.CHATS if name in row), None)
+            raise TurnsError(f"`{empty}` holds no turns" if empty else turns.lacks(row, ["messages"]))
         named = {"role": "from", "content": "value"} if "from" in row[form.field][0] else {}
         chat = {**dataset, "field_messages": form.field, "message_property_mappings": named}
         return _Chat(chat, keys, template)(row)
@@ -193,6 +197,6 @@ def _of_form(
         last = next(
             (key for key in ("output", "response", "answer", "completion") if row.get(key) is not None), "output"
         )
-        asked = "\n".join(_text(row, name) for name in names)
-        return Sample((Segment(asked, (), special=True), *_ended(_whole(_text(row, last)), eos)))
+        asked, answer = Segment("\n".join(_text(row, name) for name in names), (), special=True), _text(row, last)
+        return Sample((asked, *_ended(_whole(answer), eos)) if answer.strip() else (asked,))
     return Sample(_ended(_whole(_text(row, "text"), special=True), eos), split=True)

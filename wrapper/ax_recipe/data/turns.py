@@ -101,11 +101,10 @@ def read(row: Mapping[str, Any], how: Roles) -> list[Turn]:
 def _turn(message: Any, how: Roles, index: int) -> Turn:
     if not isinstance(message, Mapping):
         raise TurnsError(f"`{how.field}[{index}]` is no mapping")
-    if message.get(how.role) is None:
-        raise TurnsError(f"`{how.field}[{index}]` has no `{how.role}`, it has {_names(message)}")
     content = message.get(how.content)
-    if content is None and not message.get("tool_calls"):
-        raise TurnsError(f"`{how.field}[{index}]` has no `{how.content}`, it has {_names(message)}")
+    wanted = [how.role] if message.get("tool_calls") else [how.role, how.content]
+    if lacking := [name for name in wanted if message.get(name) is None]:
+        raise TurnsError(f"`{how.field}[{index}]` {lacks(message, lacking[:1])}")
     name = str(message[how.role])
     role = how.roles.get(name, name)
     trained = how.all_trained or role in how.trained
@@ -115,8 +114,13 @@ def _turn(message: Any, how: Roles, index: int) -> Turn:
     return Turn(role, _text(content), trained, extra)
 
 
-def _names(message: Mapping[str, Any]) -> str:
-    return ", ".join(str(key) for key in list(message)[:6]) or "nothing"
+def lacks(row: Mapping[str, Any], names: Sequence[str]) -> str:
+    """That a row or a turn has nothing at these keys: ``has `output` empty (null)``, ``has no `text`, it has a``."""
+    there = ", ".join(f"`{name}`" for name in names if name in row)
+    absent = ", ".join(f"`{name}`" for name in names if name not in row)
+    has = ", ".join(str(key) for key in list(row)[:6]) or "nothing"
+    words = [f"has {there} empty (null)" if there else "", f"has no {absent}, it has {has}" if absent else ""]
+    return " and ".join(word for word in words if word)
 
 
 def _text(content: Any) -> str:

@@ -133,7 +133,7 @@ def data_keys(wish: Wish, template: str) -> tuple[Mapping[str, Any], str]:
     if wish.seen is None:
         pairs = f"chat_template.argilla{_PAIRS[wish.rl or '']}"
         kinds = {"chat": "chat_template", "instruct": "alpaca", "preference": pairs}
-        return {"type": kinds.get(wish.goal, "completion")}, "on the hub, not looked at: its type is a guess"
+        return {"type": kinds.get(wish.goal, "completion")}, "not looked at here: its type is a guess"
     seen, first = wish.seen, wish.seen.first
     middle = seen.longest(0.5)
     why = f"{seen.rows:,} rows, {middle:,} tokens in the middle, {seen.lengths[-1]:,} at most (characters / 4)"

@@ -119,8 +119,10 @@ def _look(data: str) -> Glance | None:
 
 def _notes(wish: Wish) -> Iterator[str]:
     if wish.seen is None:
+        here = Path(wish.answers.data).expanduser().exists()
+        why = "can be read by the training environment alone" if here else "is not on this machine"
         name = shown(wish.target)
-        yield f"{wish.answers.data} is not on this machine: look at it with `ax-recipe data {name}`, then at `type`"
+        yield f"{wish.answers.data} {why}: look at it with `ax-recipe data {name}`, then at `type`"
     if wish.seen and wish.goal == "chat" and (guessed := glance.guesses(glance.chat_keys(wish.seen.first))):
         yield f"roles are guessed by who answers whom, and the assistant's words are trained: {guessed}"
     if wish.model.shape is None:

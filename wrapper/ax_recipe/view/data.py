@@ -24,19 +24,24 @@ _LONGEST = 600  # characters of a row that is shown
 def show(survey: Survey) -> None:
     """Print the survey on this terminal."""
     console = Console(highlight=False)
-    console.print(view(survey, colours=console.is_terminal), soft_wrap=True)
+    marks = "" if console.is_terminal else "«»"
+    try:
+        marks.encode(console.encoding)
+    except UnicodeEncodeError:
+        marks = "<>"
+    console.print(view(survey, marks), soft_wrap=True)
 
 
-def view(survey: Survey, *, colours: bool) -> RenderableType:
-    """The whole picture; without colours, what is trained stands between guillemets."""
+def view(survey: Survey, marks: str) -> RenderableType:
+    """The whole picture; ``marks`` stand around what is trained, where colours do not tell it."""
     parts: list[RenderableType] = []
     for part in survey.parts:
         parts += [Text(f"{part.path}  {_form(part)}", style="bold"), _table(survey, part)]
         for row, sample in part.measured.shown:
-            parts += [Text(f"\n{row.file}:{row.line}", style="cyan"), _shown(sample, colours=colours)]
+            parts += [Text(f"\n{row.file}:{row.line}", style="cyan"), _shown(sample, marks)]
         parts.append(Text())
     if any(part.measured.shown for part in survey.parts):
-        parts.append(Text.assemble(("trained", "green"), ("  masked", "dim")) if colours else Text("«trained»  masked"))
+        parts.append(Text.assemble(("trained".join(marks or ("", "")), "green"), ("  masked", "dim")))
     parts += [Text(f"note: {note}", style="yellow") for note in survey.notes]
     listed = list(_listed(survey.problems))
     for problem in listed:
@@ -82,21 +87,27 @@ def _table(survey: Survey, part: Part) -> Table:
     return table
 
 
-def _shown(sample: Sample, *, colours: bool) -> Text:
+def _shown(sample: Sample, marks: str) -> Text:
     text = Text()
     for segment in sample.segments:
-        text.append_text(_coloured(segment, colours=colours))
-    if len(text) > _LONGEST:
-        text.truncate(_LONGEST)
-        text.append(" ...")
+        text.append_text(_coloured(_cut(segment, _LONGEST - len(text)), marks))
+        if len(text) >= _LONGEST:
+            text.append(" ...")
+            break
     return text
 
 
-def _coloured(segment: Segment, *, colours: bool) -> Text:
+def _cut(segment: Segment, room: int) -> Segment:
+    """As much of it as is shown: to lay out a row of megabytes takes seconds."""
+    spans = tuple((start, min(stop, room)) for start, stop in segment.trained if start < room)
+    return Segment(segment.text[:room], spans, segment.special)
+
+
+def _coloured(segment: Segment, marks: str) -> Text:
     text, place = Text(), 0
     for start, stop in segment.trained:
         text.append(segment.text[place:start], style="dim")
-        text.append(segment.text[start:stop] if colours else f"«{segment.text[start:stop]}»", style="green")
+        text.append(segment.text[start:stop].join(marks or ("", "")), style="green")
         place = stop
     text.append(segment.text[place:], style="dim")
     return text
