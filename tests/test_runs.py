@@ -17,9 +17,10 @@ import faults
 import stories
 from ax_recipe.cli import SORTS
 from ax_recipe.errors import RecipeError
-from ax_recipe.launch import environment
+from ax_recipe.launch import environment, sweep
 from ax_recipe.results import story
 from ax_recipe.run import rundir, runs
+from ax_recipe.run.rundir import StageRecord
 from ax_recipe.view import report
 from ax_recipe.view import runs as view
 from conftest import Invoke
@@ -62,6 +63,15 @@ def test_runs_prints_what_came_out(invoke: Invoke, tmp_path: Path) -> None:
     assert "9 of 10" in text
     assert json.loads(invoke("runs", "--json").output)[0]["loss"] == 1.9
     assert "no runs" in invoke("runs", "--runs", str(tmp_path / "none")).output
+
+
+def test_a_run_that_ended_early_as_told_says_how_it_goes_on(invoke: Invoke, tmp_path: Path) -> None:
+    run = stories.made(stories.written(tmp_path))
+    assert "resume" not in invoke("runs").output
+    run.write_state(run.read_state().with_stage(StageRecord("merge")))
+    assert "waiting: not all of its stages are done; ax-recipe resume RUN goes on with them" in invoke("runs").output
+    scored = sweep.Result(sweep.Trial(()), runs.row_of(run))
+    assert scored.state == "scored, waiting", "the word that runs has"
 
 
 def test_compare_shows_what_differs_and_both_curves(invoke: Invoke, tmp_path: Path) -> None:

@@ -92,6 +92,20 @@ def test_the_same_command_watches_what_goes_on(command: Command, small_recipe: P
     assert attempts(newest()) == {"train": 1}
 
 
+def test_a_run_that_goes_on_is_told_of_as_it_is_so_far(command: Command, small_recipe: Path) -> None:
+    with training(small_recipe, "hang"):
+        until(lambda: rundir.every(rundir.root()) and begun(newest()))
+        (row,) = json.loads(command("runs", "--json").stdout)
+        assert (row["status"], row["steps"], row["seconds"] > 0) == ("running", 2, True)
+        log = newest().log("train", 1)
+        with log.open("a") as file:  # what Axolotl says when it has trained, and its stage has not ended yet
+            file.write("[2026-11-22 11:26:40,008] [INFO] [axolotl.train] Training completed! Saving trained model\n")
+        told = command("diagnose").stdout
+        assert f"Nothing failed so far: {newest().name} goes on, at train." in told
+        command("stop")
+        until(lambda: newest().holder() is None)
+
+
 def test_what_is_no_more_there_is_not_called_done(command: Command, done: RunDir, small_recipe: Path) -> None:
     assert "[x] Fine-tuned" in command("status").stdout
     shutil.rmtree(done.output)

@@ -30,6 +30,7 @@ _NOISE = re.compile(
 _BY_SIGNAL = {4: "native-crash", 6: "rank-died", 7: "shm-full", 8: "native-crash", 9: "host-oom", 11: "native-crash"}
 
 
+_ALL_DONE = "Nothing failed: every stage that was started is done."
 _NOWHERE = Said(0, "")
 _NOBODY = Failure(0, None, "starting", 0)
 
@@ -88,9 +89,13 @@ def of_run(run: RunDir) -> Diagnosis:
     stage = next((each for each in state.stages if each.state not in ("done", "skipped", "waiting")), None)
     case = _case(run, state.recipe)
     if stage is None:
-        return Diagnosis("none", "finished", "Nothing failed: every stage that was started is done.")
+        words = f"Nothing failed so far: {run.name} goes on." if run.is_alive() else _ALL_DONE
+        return Diagnosis("none", "finished", words)
     log, others = run.log(stage.name, stage.attempt), run.node_logs(stage.name, stage.attempt)
-    return _foremost(log, others, _exit_code(stage), case, stage)
+    found = _foremost(log, others, _exit_code(stage), case, stage)
+    if stage.state == "running" and found.cause == "none":  # what its log has come to is not yet what the stage has
+        return replace(found, message=f"Nothing failed so far: {run.name} goes on, at {stage.name}.")
+    return found
 
 
 def _case(run: RunDir, name: str) -> Case:

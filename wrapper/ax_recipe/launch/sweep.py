@@ -103,7 +103,8 @@ class Result:
             return f"hopeless: {self.trial.stopped}"
         if self.row is None:
             return "waiting"
-        return "finished" if self.row.eval_loss is not None else self.row.status
+        scored = self.row.eval_loss is not None and self.row.status != "finished"
+        return f"scored, {self.row.status}" if scored else self.row.status
 
 
 class Sweep:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,11 +18,15 @@ from ax_recipe.run import rundir
 from ax_recipe.run.rundir import RunDir, RunState
 
 UNREADABLE = "unreadable"
+_TAIL = 8192  # bytes of events: some fifty of them, and one in two is a step
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One run. Times are unix seconds, losses are means a token, ``matched`` of ``asked`` answers were as taught."""
+    """One run. Times are unix seconds, losses are means a token, ``matched`` of ``asked`` answers were as taught.
+
+    Of one that runs, ``seconds`` and ``steps`` are those so far.
+    """
 
     name: str
     recipe: str
@@ -71,11 +77,24 @@ def _row(run: RunDir, state: RunState) -> Row:
         if stage.name != "base":
             figures |= stage.figures
     starts = [stage.started for stage in state.stages if stage.started]
-    took = [stage.ended - stage.started for stage in state.stages if stage.started and stage.ended]
+    ends = {stage.name: time.time() if stage.state == "running" else stage.ended for stage in state.stages}
+    took = [end - stage.started for stage in state.stages if stage.started and (end := ends[stage.name])]
+    if state.status == "running":
+        figures = {"steps": so_far} | figures if (so_far := _steps_so_far(run)) else figures
     known = {name: figures[name] for name in ("loss", "eval_loss", "eval_loss_before") if name in figures}
     counts = {name: int(figures[name]) for name in ("steps", "matched", "asked") if name in figures}
     started, seconds = min(starts, default=None), sum(took) if took else None
     return Row(run.name, state.recipe, state.status, str(run.path), started, seconds, **known, **counts)
+
+
+def _steps_so_far(run: RunDir) -> int:
+    """The last step that the end of its events tells; of pre-training nothing is told."""
+    if not run.events.is_file():
+        return 0
+    with run.events.open("rb") as file:
+        file.seek(max(0, run.events.stat().st_size - _TAIL))
+        told = re.findall(rb'"event": "step", .*"step": (\d+)', file.read())
+    return int(told[-1]) if told else 0
 
 
 def as_json(found: list[Row]) -> str:

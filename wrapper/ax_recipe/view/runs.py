@@ -34,6 +34,8 @@ def table(found: Sequence[Run], now: float) -> Iterator[str]:
             f"{row.name:<{width}}  {row.status:<12}{when(row.started, now):<13}{figures.duration(row.seconds):>8}  "
             f"{row.steps if row.steps is not None else '-':>6}  {figures.value(row.loss):>7}  {scored:>16}  {answers}"
         )
+    if any(row.status == "waiting" for row in found):
+        yield "waiting: not all of its stages are done; ax-recipe resume RUN goes on with them"
 
 
 def when(seconds: float | None, now: float) -> str:
