@@ -23,6 +23,7 @@ from ax_recipe.cli import recipes as verbs
 from ax_recipe.data import glance, turns
 from ax_recipe.errors import RecipeError
 from ax_recipe.explain import families
+from ax_recipe.forecast import hardware
 from ax_recipe.plan import plan
 from ax_recipe.recipe import recipe
 from ax_recipe.run import preparing
@@ -284,6 +285,29 @@ def test_the_command_by_options_alone(invoke: Invoke) -> None:
     again = invoke("new", "--base", "Qwen/Qwen3-4B", "--data", file)
     assert again.exit_code == 2
     assert "is there already" in again.stderr
+
+
+def test_what_is_written_ends_well_and_says_what_is_to_be_mended_first(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "here", lambda: hardware.CPU)
+    file = data("rows.jsonl", [CHAT] * 30)
+    with Path(file).open("a", encoding="utf-8") as rows:
+        rows.write("{broken\n")
+    result = invoke("new", "mine", "--base", "Qwen/Qwen3-4B", "--data", file)
+    assert result.exit_code == 0
+    assert "1 error. Next: mend that, then ax-recipe check mine.yaml" in result.stdout
+    assert "rows.jsonl:31: no JSON" in result.stderr
+    assert "for 1xH100-80GB, since this machine has no GPU" in result.stderr
+    assert value(Path("mine.yaml"))["gpus"] == "1xH100-80GB"
+    said = invoke("new", "other", "--base", "Qwen/Qwen3-4B", "--data", file, "--gpus", "0").stderr
+    assert "this machine has no GPU" not in said
+
+
+def test_rows_that_only_the_training_environment_reads_are_not_called_absent() -> None:
+    Path("rows.parquet").write_bytes(b"PAR1")
+    notes = writing.write(Answers("mine", BASES[1], "rows.parquet", None, "0", True)).notes
+    assert any(note.startswith("rows.parquet can be read by the training environment alone") for note in notes)
 
 
 def test_where_nobody_can_be_asked_the_options_are_named(invoke: Invoke) -> None:
