@@ -196,6 +196,8 @@ def test_an_answer_of_nothing_is_told_whatever_the_form(place: Path, invoke: Inv
         (place / "rows.jsonl").write_text(json.dumps(row) + "\n")
         (problem,) = [each for each in answer(invoke, "rows.jsonl")["problems"] if each["severity"] == "warning"]
         assert (problem["code"], problem["message"]) == ("AX017", "nothing in it is trained: no answer")
+        config(place, datasets=[{"path": "rows.jsonl", "type": "alpaca" if "output" in row else "chat_template"}])
+        assert "AX017" in [each.code for each in checking.quick("axolotl.yml", "0", None).problems]
 
 
 def test_rows_of_an_array_on_one_line_are_told_apart(place: Path, invoke: Invoke) -> None:

@@ -208,12 +208,17 @@ def _columns(subject: Subject, found: Looked, rows: Sequence[Mapping[str, Any]])
 
 
 def _incomplete(subject: Subject, found: Looked) -> Iterator[Problem]:
-    """AX013: rows without a column that others have."""
+    """AX013, AX017: rows without a column that others have, or with an answer of nothing."""
     wanted = formats.columns(found.dataset, subject.text("rl")) or ()
+    answers = [name for name in wanted if name in formats.ANSWERS]
     for row in found.first:
-        if row.value is not None and (lacking := [name for name in wanted if row.value.get(name) is None]):
+        if row.value is None:
+            continue
+        if lacking := [name for name in wanted if row.value.get(name) is None]:
             message = turns.lacks(row.value, lacking)
             yield Problem("AX013", "error", message, row.file, row.line, None, "Mend or remove this row.")
+        elif answers and not any(str(row.value[name]).strip() for name in answers):
+            yield _unanswered(row)
 
 
 def _better(dataset: Mapping[str, Any], form: formats.Form, name: str) -> str:
@@ -264,15 +269,12 @@ def _one_sided(row: Row, read_turns: Sequence[turns.Turn]) -> Iterator[Problem]:
     if not texts:
         yield Problem("AX017", "warning", "no turn has any text", row.file, row.line, None, "Remove this row.")
     elif "assistant" not in said and "user" in said:
-        yield Problem(
-            "AX017",
-            "warning",
-            "no answer: nothing in this row is trained",
-            row.file,
-            row.line,
-            None,
-            "Remove it, or add the answer.",
-        )
+        yield _unanswered(row)
+
+
+def _unanswered(row: Row) -> Problem:
+    message = "no answer: nothing in this row is trained"
+    return Problem("AX017", "warning", message, row.file, row.line, None, "Remove it, or add the answer.")
 
 
 def _roles(

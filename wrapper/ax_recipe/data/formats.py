@@ -10,12 +10,13 @@ from typing import Any
 CHAT, ALPACA, COMPLETION, PREFERENCE, RATED, TOKENS = "chat", "alpaca", "completion", "preference", "rated", "tokens"
 
 CHATS = ("messages", "conversations", "conversation", "dialog", "turns")
+QUESTIONS, ANSWERS = ("instruction", "question", "prompt", "input"), ("output", "response", "answer", "completion")
 # Form: the columns that make it, any one of each group.
 _FORMS: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
     (TOKENS, (("input_ids",), ("labels", "attention_mask"))),
     (PREFERENCE, (("chosen",), ("rejected",))),
     (CHAT, (CHATS,)),
-    (ALPACA, (("instruction", "question", "prompt", "input"), ("output", "response", "answer", "completion"))),
+    (ALPACA, (QUESTIONS, ANSWERS)),
     (COMPLETION, (("text", "content"),)),
 )
 # The `type` that reads each form.

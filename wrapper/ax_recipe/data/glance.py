@@ -18,7 +18,6 @@ from ax_recipe.errors import RecipeError
 
 SAMPLE = 2000
 _TURN_TOKENS = 6  # a chat template's marks around a turn
-_QUESTIONS, _ANSWERS = ("instruction", "question", "prompt", "input"), ("output", "response", "answer", "completion")
 _WRITTEN = "### Instruction:\n{instruction}\n\n### Response:\n"
 _WRITTEN_WITH_INPUT = "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
 _ASIDE = frozenset(["system", "tool", "developer", "ipython"])  # neither asks nor answers
@@ -150,8 +149,8 @@ def instruct_keys(row: Mapping[str, Any]) -> dict[str, Any]:
     """The dataset keys for rows of question and answer; other columns than Alpaca's get a prompt of their own."""
     if {"instruction", "output"} <= set(row):
         return {"type": "alpaca"}
-    question = next(name for name in _QUESTIONS if name in row)
-    answer = next(name for name in _ANSWERS if name in row)
+    question = next(name for name in formats.QUESTIONS if name in row)
+    answer = next(name for name in formats.ANSWERS if name in row)
     names = {"field_instruction": question, "field_output": answer}
     return {"type": {**names, "format": _WRITTEN_WITH_INPUT, "no_input_format": _WRITTEN}}
 

@@ -193,10 +193,8 @@ def _of_form(
     if form.name in {formats.PREFERENCE, formats.RATED}:
         return _preferred(row)
     if form.name == formats.ALPACA:
-        names = [key for key in ("instruction", "question", "prompt", "input") if row.get(key)]
-        last = next(
-            (key for key in ("output", "response", "answer", "completion") if row.get(key) is not None), "output"
-        )
+        names = [key for key in formats.QUESTIONS if row.get(key)]
+        last = next((key for key in formats.ANSWERS if row.get(key) is not None), "output")
         asked, answer = Segment("\n".join(_text(row, name) for name in names), (), special=True), _text(row, last)
         return Sample((asked, *_ended(_whole(answer), eos)) if answer.strip() else (asked,))
     return Sample(_ended(_whole(_text(row, "text"), special=True), eos), split=True)
