@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ax_recipe.errors import MissingError, RecipeError
+from ax_recipe.forecast import hardware
 from ax_recipe.forecast.hardware import CPU, KINDS, Hardware, here, lend, parse
 
 H200 = KINDS["H200-141GB"]
@@ -59,3 +60,15 @@ def test_a_run_takes_what_the_machine_has_up_to_what_the_recipe_wants() -> None:
 def test_a_machine_hides_its_gpus_when_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert here() == CPU
+
+
+@pytest.mark.parametrize(
+    ("asked", "lent", "same"),
+    [("1xA100-80GB", "4xA100-80GB", True), ("4xA100-80GB", "1xA100-80GB", False), ("1xA100-80GB", "1xA100-40GB", False),
+     ("1xA100-80GB", "0", False), ("0", "4xA100-80GB", True)],
+)  # fmt: skip
+def test_another_machine_is_told_from_this_one(
+    asked: str, lent: str, same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "here", lambda: hardware.parse(lent))
+    assert hardware.is_here(hardware.parse(asked)) == same
