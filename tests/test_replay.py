@@ -78,3 +78,31 @@ def test_how_the_process_ended_is_enough_to_know_of_an_empty_log(invoke: Invoke,
     done = invoke("replay", str(log), "--exit-code", "137")
     assert done.exit_code == 0
     assert "failed" in done.stdout
+
+
+def test_a_log_that_tells_no_steps_is_not_said_to_have_done_all(invoke: Invoke, tmp_path: Path) -> None:
+    log = tmp_path / "plain.log"
+    rows = [f"{{'loss': {2 - 0.1 * row:.1f}, 'grad_norm': 1.0, 'epoch': {row / 10}}}\n" for row in range(1, 5)]
+    log.write_text("".join(rows) + "{'train_runtime': 12.3, 'train_loss': 1.7, 'epoch': 0.4}\n")
+    found = json.loads(invoke("replay", str(log), "--json").output)
+    assert (found["status"], found["step"], found["total_steps"]) == ("finished", 4, None)
+    assert found["verdict"] == "Finished by its trainer's word (the log tells no steps: its lines are counted)."
+
+
+def test_a_target_that_is_no_band_is_refused(invoke: Invoke) -> None:
+    log = str(LOGS / "axolotl-0.19.0-ok.log")
+    assert invoke("replay", log, "--target", "5", "1").exit_code == 2
+    assert invoke("replay", log, "--target", "1", "5").exit_code == 0
+
+
+def test_a_log_that_is_not_there_is_not_only_asked_for_as_a_run(invoke: Invoke) -> None:
+    told = invoke("diagnose", "nofile.log")
+    assert told.exit_code == 2
+    assert "nofile.log is no file; no run nofile.log in" in told.output
+
+
+def test_the_last_line_of_a_log_is_no_reason(invoke: Invoke, tmp_path: Path) -> None:
+    log = tmp_path / "cut.log"
+    log.write_text((LOGS / "axolotl-0.19.0-killed.log").read_text() + "    super().__init__(loader)\n")
+    told = " ".join(invoke("diagnose", str(log), "--exit-code", "137").output.split())
+    assert "no line of its log says why: the one shown is only its last. while" in told

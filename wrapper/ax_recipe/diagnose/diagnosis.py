@@ -208,7 +208,8 @@ def _by_end(reading: Reading, exit_code: int | None) -> _Finding:
     code = (reading.root_code if reading.root else exit_code) or 0
     name = _BY_SIGNAL.get(-code if code < 0 else code - 128)
     status = reading.state.status
-    note = f" It ended with exit code {code}, and nobody says why." if code else ""
+    shown = ": the one shown is only its last" if last is reading.last and last else ""
+    note = f" It ended with exit code {code}, and no line of its log says why{shown}." if code else ""
     if status == "interrupted":
         return _Finding(table.BY_NAME["interrupted"], reading.interrupted or _asked(reading) or last, note=note)
     if status == "failed":

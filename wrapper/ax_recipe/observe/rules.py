@@ -125,13 +125,21 @@ def judge(state: State, target: Band | None = None, now: float | None = None) ->
     severity = wrong[0].severity if wrong else "OK"
     if severity in ("ACT", "STOP"):
         return Judgement(severity, " ".join(alert.message for alert in wrong[:3]), found)
-    done = ["Finished: all steps done" if state.trained else "Finished"] if state.status == "finished" else []
+    done = [_done(state)] if state.status == "finished" else []
     right = ", ".join([*done, *_right(given)])
     said = [alert.message for alert in wrong[:2]]
     if right or not said:
         right = right or "nothing to judge yet"
         said.append(f"{right[0].upper()}{right[1:]}.")
     return Judgement(severity, " ".join(said), found)
+
+
+def _done(state: State) -> str:
+    if not state.trained:
+        return "Finished"
+    if state.total_steps is None:
+        return "Finished by its trainer's word (the log tells no steps: its lines are counted)"
+    return "Finished: all steps done" if state.step >= state.total_steps else "Finished early, as it may"
 
 
 def _ending(state: State) -> tuple[Alert, ...]:
