@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ax_recipe.forecast import hardware, network, settings
+from ax_recipe.forecast import cluster, hardware, network, settings
 from ax_recipe.forecast.forecast import Forecast
 from ax_recipe.forecast.hardware import Hardware
 from ax_recipe.plan import plan
@@ -95,7 +95,7 @@ def whole_model() -> Iterator[tuple[str, ...]]:
 def foretold(nodes: int, gbit: float) -> Forecast:
     """A full fine-tune as it is planned, eight rows of a step to each GPU."""
     batch = (f"train.global_batch_size={nodes * EACH * EACH}",)
-    return planning.of_file(FULL, f"{EACH}xH200-141GB", None, batch, nodes=nodes, gbit=gbit)
+    return planning.of_file(FULL, f"{EACH}xH200-141GB", None, batch, several=cluster.asked(nodes=nodes), gbit=gbit)
 
 
 def table(rows: Iterator[tuple[str, ...]]) -> str:

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,36 @@ def test_two_machines_of_torchrun_learn_what_one_does(place: Path, alone: RunDir
     assert world(run) == 2
     assert len(losses(run)) == STEPS
     assert losses(run) == pytest.approx(losses(alone), rel=1e-4)
+    assert "the network carries " in run.log("train", 1).read_text()
+
+
+@pytest.mark.axolotl
+def test_the_network_between_two_machines_is_measured_and_planned_by(
+    command: Command, place: Path, tmp_path: Path
+) -> None:
+    verb = [
+        "plan",
+        str(place / "tiny.yaml"),
+        "--nodes",
+        "2",
+        "--head",
+        "127.0.0.1",
+        "--axolotl",
+        str(installed_axolotl()),
+    ]
+    argv, said = [sys.executable, "-m", "ax_recipe", *verb, "--measure"], tmp_path / "said"
+    told = {**os.environ, "PYTHONPATH": str(ROOT / "wrapper"), "HF_HUB_OFFLINE": "1"}
+    with said.open("w") as words, subprocess.Popen(argv, env=told, stdout=words, stderr=words) as head:
+        until(lambda: "on node 1: " in said.read_text(), 60.0)
+        other = said.read_text().partition("on node 1: ")[2].splitlines()[0]
+        assert subprocess.run(other.split(), env=told, check=False).returncode == 0
+        assert head.wait(DEADLINE_S) == 0, said.read_text()
+    assert "GB/s of bus bandwidth (" in said.read_text()
+    assert not list(rundir.root().iterdir())
+    network = json.loads(command(*verb, "--json").stdout)["network"]
+    assert network["gbit_from"].startswith("by ")
+    assert "over 2 processes, gloo)" in network["gbit_from"]
+    assert network["gbit"] > 0
 
 
 @pytest.mark.axolotl

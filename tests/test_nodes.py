@@ -20,7 +20,7 @@ import yaml
 
 from ax_recipe.cli import program
 from ax_recipe.errors import RecipeError, RunFailedError
-from ax_recipe.forecast import cluster
+from ax_recipe.forecast import bandwidth, cluster
 from ax_recipe.forecast.cluster import Cluster
 from ax_recipe.launch import gathering
 from ax_recipe.launch.gathering import Gathering
@@ -266,6 +266,65 @@ def test_a_machine_that_falls_silent_is_lost(tmp_path: Path, monkeypatch: pytest
     assert "--nodes 1 goes on with what is left" in str(caught.value)
 
 
+def meeting(found: Gathering) -> dict[str, Any]:
+    found.look(at_once=True)
+    value: dict[str, Any] = found.run.read_json(found.run.nodes / "meeting.json")
+    return value
+
+
+def test_the_network_is_measured_before_they_go_and_kept(tmp_path: Path) -> None:
+    found = gathered(tmp_path, measures=True)
+    assert (meeting(found)["measure"], meeting(found)["go"]) == (True, False)
+    told(found, 0, measured={"backend": "gloo", "ranks": 2, "bytes": 2**26, "seconds": [0.2, 0.1, 0.1]})
+    assert not meeting(found)["go"]
+    told(found, 1, measured={})
+    meeting(found)
+    assert meeting(found)["go"]
+    kept = bandwidth.kept(found.cluster, 0)
+    assert kept
+    assert kept.seconds == (0.2, 0.1, 0.1)
+    log = found.run.log("train", 2).read_text()
+    assert "[INFO] [ax_recipe.launch.runner] the network carries 0.671 GB/s of bus bandwidth (0.336 to 0.671)" in log
+    assert "[WARNING] [ax_recipe.launch.runner] 5.37 of 400 Gbit/s were reached (GLOO_SOCKET_IFNAME say" in log
+
+
+def test_a_network_that_cannot_be_measured_keeps_nobody_from_training(tmp_path: Path) -> None:
+    found = gathered(tmp_path, measures=True)
+    meeting(found)
+    for number in range(2):
+        told(found, number, measured={"fault": "ModuleNotFoundError: No module named 'torch'"})
+    meeting(found)
+    assert meeting(found)["go"]
+    assert "No module named 'torch'" in found.fault
+    log = found.run.log("train", 2).read_text()
+    assert "the network could not be measured" in log
+    assert "ModuleNotFoundError" not in log  # diagnose would take it for the training's
+
+
+@pytest.mark.slow
+def test_to_measure_they_come_together_and_leave_nothing(here: Path) -> None:
+    """With a torch that cannot be imported: what both say of that comes back."""
+    said = here / "said"
+    argv = [sys.executable, "-m", "ax_recipe", "plan", "small.yaml", "--nodes", "2", "--head", "127.0.0.1", "--measure"]
+    environment = {**os.environ, "PYTHONPATH": f"{broken_torch(here)}{os.pathsep}{ROOT / 'wrapper'}"}
+    with said.open("w") as words, subprocess.Popen(argv, env=environment, stdout=words, stderr=words) as head:
+        until(lambda: "on node 1: " in said.read_text())
+        other = said.read_text().partition("on node 1: ")[2].splitlines()[0]
+        assert subprocess.run(other.split(), env=environment, check=False).returncode == 0
+        assert head.wait(DEADLINE_S) == 3, said.read_text()
+    assert said.read_text().count("it is broken") == 2
+    assert "the network could not be measured: node 0 (" in said.read_text()
+    assert not list(rundir.root().iterdir())
+
+
+def test_a_machine_that_falls_silent_while_it_measures_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = gathered(tmp_path, measures=True)
+    meeting(found)
+    monkeypatch.setattr(gathering, "LOST_S", -1.0)
+    with pytest.raises(RunFailedError, match=r"node 0 \(a\) was lost"):
+        found.look(at_once=True)
+
+
 def test_a_head_that_fails_because_a_machine_is_gone_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = gathered(tmp_path)
     found.look()
@@ -324,23 +383,46 @@ def test_one_machine_is_the_default() -> None:
     assert cluster.asked(hosts="b, c", head="a") == Cluster("torchrun", 3, ("b", "c"), "a")
 
 
+def broken_torch(folder: Path) -> Path:
+    """Where python finds a torch before any other."""
+    (folder / "broken/torch").mkdir(parents=True)
+    (folder / "broken/torch/__init__.py").write_text("raise ImportError('it is broken')")
+    return folder / "broken"
+
+
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as door:
         return int(door.getsockname()[1])
 
 
-def gathered(folder: Path, attempt: int = 2) -> Gathering:
+def gathered(folder: Path, attempt: int = 2, *, measures: bool = False) -> Gathering:
     """The second attempt of a training on two machines, both of which say that they came for ``attempt``."""
     run = RunDir(folder)
     run.axolotl_yaml.write_text("base_model: a/b\ndatasets: []\n")
-    nodes = {"launcher": "torchrun", "nodes": 2, "hosts": [], "head": "a", "port": 0, "wait_s": 9}
+    nodes = {
+        "launcher": "torchrun",
+        "nodes": 2,
+        "hosts": [],
+        "head": "a",
+        "port": 0,
+        "wait_s": 9,
+        "gbit": 400.0,
+        "gbit_from": "as given",
+    }
     orders = {"cluster": nodes, "gpus": 0, "axolotl": {"python": "python", "command": "axolotl"}}
-    found = Gathering(run, orders, StageRecord("train", "running", attempt=2), "c.yaml")
+    (run.path / "logs").mkdir()
+    found = Gathering(run, orders, StageRecord("train", "running", attempt=2), "c.yaml", measures=measures)
     found.call()
-    told = {"attempt": attempt, "state": "waits", "port": 9, "missing": [], "gpus": 0, "versions": {}, "code": None}
-    for number, host in enumerate("ab"):
-        run.write_json(run.nodes / f"{number}.json", {**told, "host": host})
+    for number in range(2):
+        told(found, number, attempt=attempt)
     return found
+
+
+def told(found: Gathering, number: int, **values: object) -> None:
+    """What a machine says next."""
+    usual = {"attempt": 2, "state": "waits", "port": 9, "missing": [], "gpus": 0, "versions": {}, "code": None}
+    words = {**usual, "fault": "", "measured": None, "host": "ab"[number], **values}
+    found.run.write_json(found.run.nodes / f"{number}.json", words)
 
 
 def _rows(run: RunDir) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import pytest
 
 import slurm_cluster
 from ax_recipe.run import rundir
+from test_nodes import broken_torch
 from test_runner import Command, background, newest, states, until
 
 pytestmark = pytest.mark.slow
@@ -76,6 +77,16 @@ def test_a_job_that_waits_is_seen_and_taken_out_of_the_queue(command: Command, r
         assert command("stop").returncode == 0
         assert viewer.wait(60) == 0
     assert states(newest())["train"] == "waiting"
+
+
+def test_slurm_brings_the_machines_together_to_measure(
+    command: Command, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(broken_torch(tmp_path)))
+    done = command("plan", recipe, *TWO[2:], "--slurm", "partition=all", "--measure")
+    assert done.returncode == 3
+    assert done.stderr.count("it is broken") == 2
+    assert not list(rundir.root().iterdir())
 
 
 def test_what_slurm_refuses_is_told_in_its_words(command: Command, recipe: str) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ax_recipe.cli.program import (
     axolotl_option,
-    bandwidth_option,
     example,
     json_option,
     main,
+    node_options,
     put,
     recipe_options,
     runs_option,
+    tell_others,
 )
 from ax_recipe.errors import RecipeError
 
@@ -188,33 +190,39 @@ def data(name: str, as_json: bool, gpus: str | None, changes: tuple[str, ...], a
 @click.option("--seq", "sequence_len", type=click.IntRange(min=1), metavar="N", help="Another sequence_len, in tokens.")
 @click.option("--price", type=click.FloatRange(min=0), metavar="X", help="What one GPU costs an hour, for the cost.")
 @click.option("--explain", is_flag=True, help="Say why each open key is as it is, and what came next.")
-@click.option("--nodes", type=click.IntRange(min=1), default=1, metavar="N", help="For N machines, each with --gpus.")
-@bandwidth_option
+@click.option("--measure", is_flag=True, help="Measure the network between the machines, and plan by that.")
 @runs_option
 @json_option
+@node_options
 @recipe_options
 def plan(
     name: str,
     sequence_len: int | None,
     price: float | None,
     explain: bool,
-    nodes: int,
-    bandwidth: float | None,
+    measure: bool,
     runs: str | None,
     as_json: bool,
     gpus: str | None,
     changes: tuple[str, ...],
     axolotl: str | None,
+    bandwidth: float | None,
+    **nodes: Any,
 ) -> None:
     """Foretell memory, time and cost of a recipe or an Axolotl YAML; --gpus auto is this machine."""
     from ax_recipe import axolotl as environment
     from ax_recipe.checks import checking
-    from ax_recipe.forecast import forecast
+    from ax_recipe.forecast import cluster, forecast
     from ax_recipe.results import experience
     from ax_recipe.run import planning, rundir
 
-    known = environment.find_if_any(axolotl)
-    found = planning.of_file(name, gpus, known, changes, sequence_len, price, nodes, bandwidth)
+    known, several = environment.find_if_any(axolotl), cluster.asked(**nodes)
+    if measure:
+        from ax_recipe.verbs import measuring
+
+        there = measuring.There(environment.find(axolotl), rundir.root(runs), tell_others)
+        click.echo(measuring.measure(name, changes, gpus, several, there), err=True)
+    found = planning.of_file(name, gpus, known, changes, sequence_len, price, several, bandwidth)
     for warning in checking.foreign_code(name, gpus, known, changes):
         click.echo(str(warning), err=True)
     found = forecast.with_experience(found, experience.of(found, rundir.root(runs)))

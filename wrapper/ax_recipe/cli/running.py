@@ -83,7 +83,7 @@ def run(
         if not dry_run:
             raise
         click.echo(f"{error.message}: shown all the same; a run needs it", err=True)
-        lent = preparing.hardware_for(wanted, gpus, several.nodes if several else 1, bandwidth)
+        lent = preparing.hardware_for(wanted, gpus, several, bandwidth)
     found = for_dry_run(axolotl) if dry_run else environment.find(axolotl)
     place = mirrors.asked(mirror or "")
     prepared = preparing.for_run(wanted, lent, found, rundir.root(runs), cluster=several, alone=not place)

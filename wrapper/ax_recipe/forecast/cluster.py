@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ax_recipe.errors import RecipeError
-from ax_recipe.forecast.hardware import USUAL_GBIT, Hardware, here, lend, over, parse
+from ax_recipe.forecast import bandwidth
+from ax_recipe.forecast.hardware import Hardware, here, lend, over, parse
 
 LAUNCHERS = ("torchrun", "slurm", "ray")
 # How long the head waits for the others: somebody may have to log in to each (seconds).
@@ -113,4 +114,11 @@ def lent(cluster: Cluster | None, gpus: str | None, wanted: Hardware, gbit: floa
     if cluster is None:
         return lend(gpus, here(), wanted)
     each = (parse(gpus, wanted.kind) if gpus else wanted) if cluster.elsewhere else lend(gpus, here(), wanted)
-    return over(each, cluster.nodes, gbit or USUAL_GBIT)
+    return spread(each, cluster, gbit)
+
+
+def spread(each: Hardware, cluster: Cluster | None, gbit: float | None = None) -> Hardware:
+    """The machines of ``cluster``, each like this one; ``gbit`` is the rate of their network where it is given."""
+    if cluster is None or cluster.nodes == 1:
+        return each
+    return over(each, cluster.nodes, *bandwidth.known(asdict(cluster), each.count, gbit))

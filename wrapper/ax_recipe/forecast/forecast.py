@@ -231,7 +231,12 @@ def as_json(forecast: Forecast) -> dict[str, Any]:
         "cost": None if forecast.timing.cost is None else round(forecast.timing.cost, 2),
         "assumed": list(forecast.timing.assumed),
         "hardware": str(forecast.hardware),
-        "network": {**asdict(forecast.traffic), "gbit": forecast.hardware.gbit, "nodes": forecast.hardware.nodes},
+        "network": {
+            **asdict(forecast.traffic),
+            "gbit": forecast.hardware.gbit,
+            "gbit_from": forecast.hardware.gbit_from,
+            "nodes": forecast.hardware.nodes,
+        },
         "experience": asdict(forecast.experience) if forecast.experience else None,
         "reasons": dict(forecast.reasons),
         "yaml": dict(forecast.keys),

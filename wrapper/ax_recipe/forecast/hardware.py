@@ -51,13 +51,14 @@ USUAL_GBIT = 100.0
 class Hardware:
     """``count`` GPUs of one kind in each of ``nodes`` machines; none at all is the CPU.
 
-    ``gbit`` is how many Gbit/s each machine's network carries to the others.
+    ``gbit`` is how many Gbit/s each machine's network carries to the others, ``gbit_from`` in words whence that is.
     """
 
     count: int
     kind: GpuKind | None
     nodes: int = 1
     gbit: float = 0.0
+    gbit_from: str = ""
 
     @property
     def ranks(self) -> int:
@@ -165,9 +166,9 @@ def lend(asked: str | int | None, machine: Hardware, wanted: Hardware) -> Hardwa
     return Hardware(min(wanted.count, machine.count), machine.kind) if wanted.count else CPU
 
 
-def over(each: Hardware, nodes: int, gbit: float) -> Hardware:
+def over(each: Hardware, nodes: int, gbit: float, gbit_from: str = "as given") -> Hardware:
     """``nodes`` machines like this one."""
-    return replace(each, nodes=nodes, gbit=gbit) if nodes > 1 else each
+    return replace(each, nodes=nodes, gbit=gbit, gbit_from=gbit_from) if nodes > 1 else each
 
 
 def _has(machine: Hardware) -> str:

@@ -46,4 +46,6 @@ def _bare(name: str, text: str, run: RunDir) -> Any:
     if name != run.orders.name:
         return text
     value = json.loads(text)
-    return {**value, "stages": [{**stage, "environment": None} for stage in value["stages"]]}
+    told = value.get("cluster") and {**value["cluster"], "gbit": None, "gbit_from": None}
+    measured = {"cluster": told, "foretold": None}  # of a network that was measured since, say
+    return {**value, **measured, "stages": [{**stage, "environment": None} for stage in value["stages"]]}

@@ -13,6 +13,9 @@ from typing import Any
 
 from ax_recipe import assets, process
 from ax_recipe.errors import MissingError, ProgramFailedError, RunFailedError
+from ax_recipe.forecast import bandwidth
+from ax_recipe.forecast.bandwidth import Measured
+from ax_recipe.launch.saying import note
 from ax_recipe.recipe.recipe import is_local
 from ax_recipe.run.rundir import RunDir, StageRecord
 
@@ -48,7 +51,10 @@ class _Node:
 class Gathering:
     """The machines of one attempt at a training."""
 
-    def __init__(self, run: RunDir, orders: Mapping[str, Any], record: StageRecord, yaml: str) -> None:
+    def __init__(
+        self, run: RunDir, orders: Mapping[str, Any], record: StageRecord, yaml: str, *, measures: bool | None = None
+    ) -> None:
+        """Of the run's cluster; ``measures`` its network where it is left out and nothing is kept of that."""
         self.run, self.cluster, self._log = run, orders["cluster"], run.log(record.name, record.attempt)
         self._python = orders["axolotl"]["python"]
         self._each = max(1, int(orders["gpus"]))
@@ -56,6 +62,9 @@ class Gathering:
         self._nodes = [_Node(number) for number in range(self.cluster["nodes"])]
         self._children: dict[int, process.Child] = {}
         self._gone, self._looked = False, 0.0
+        self.network: Measured | None = None
+        self.fault = ""  # why there is none
+        self._measures = not bandwidth.kept(self.cluster, self._gpus) if measures is None else measures
         self._until = time.monotonic() + self.cluster["wait_s"]
         self._meeting = {
             "attempt": record.attempt,
@@ -67,6 +76,7 @@ class Gathering:
             "yaml": yaml,
             "log": str(self._log),
             "paths": paths(run, orders),
+            "measure": False,
             "go": False,
             "over": False,
             "dismissed": False,
@@ -104,8 +114,13 @@ class Gathering:
         self._refuse_faults()
         if all(node.told for node in self._nodes) and all(node.told["port"] for node in self._nodes):
             self._refuse_differences()
-            self._gone = True
-            self._say(go=True)
+            if not self._measures:
+                self._gone = True
+                self._say(go=True)
+            elif not self._meeting["measure"]:
+                self._say(measure=True)
+            else:
+                self._hear_measured(now)
         elif now > self._until:
             raise MissingError(*self._missing())
 
@@ -134,6 +149,17 @@ class Gathering:
         for child in self._children.values():
             if child.wait(LOOK_S * 4) is None:
                 child.stop(lambda: True)
+
+    def leave(self) -> None:
+        """Send all home before anything trains, and wait until they have heard it."""
+        self._say(over=True, dismissed=True)
+        deadline = time.monotonic() + ECHO_S
+        while any(node.told.get("state") != "ended" for node in self._nodes) and time.monotonic() < deadline:
+            time.sleep(LOOK_S)
+            for node in self._nodes:
+                self._hear(node, time.monotonic())
+        for child in self._children.values():
+            child.stop(lambda: True)
 
     def _at_work(self) -> Iterator[_Node]:
         now = time.monotonic()
@@ -173,6 +199,28 @@ class Gathering:
                 hint = "install the same versions on all: pip freeze on one, pip install -r on the others"
                 raise MissingError(f"{node} has {', '.join(differs)}", hint)
 
+    def _hear_measured(self, now: float) -> None:
+        """Keep what was measured; that it could not be ends nothing, for training says more of that."""
+        self._refuse_silent(now)
+        told = [node.told["measured"] for node in self._nodes]
+        if None in told:
+            return
+        self._measures = False
+        faults = [f"{node}: {each['fault']}" for node, each in zip(self._nodes, told, strict=True) if "fault" in each]
+        if faults:
+            self.fault = f"the network could not be measured: {'; '.join(faults)}"
+            # Not in torch's words: `diagnose` would take them for the training's.
+            note(self._log, [f"the network could not be measured: {self.run.nodes}/network.0.log and the like say why"])
+            return
+        found = self.network = bandwidth.read(self.cluster, told[0])
+        given = self.cluster["gbit"] if self.cluster["gbit_from"].startswith("as given") else 0.0
+        note(self._log, [f"the network carries {found}"], "INFO")
+        note(self._log, filter(None, [bandwidth.compared(found, given)]))
+        try:
+            bandwidth.keep(self.cluster, self._gpus, found)
+        except OSError as error:
+            note(self._log, [f"that is not kept for the next plan: {error}"])
+
     def _missing(self) -> tuple[str, str]:
         away = [node for node in self._nodes if not node.told.get("port")]
         names = ", ".join(map(str, away))
@@ -188,6 +236,10 @@ class Gathering:
             if node.failed is not None and now - node.failed > ECHO_S:
                 log = self.run.node_logs("train", self._meeting["attempt"]).get(node.number, self._log)
                 raise ProgramFailedError(f"{node} ended with exit code {node.code}", f"its log: {log}", node.code)
+        self._refuse_silent(now)
+
+    def _refuse_silent(self, now: float) -> None:
+        for node in self._nodes:
             if node.told["state"] != "ended" and now - node.heard > LOST_S:
                 raise RunFailedError(*self._lost(node, LOST_S))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from ax_recipe.forecast import cluster
 from ax_recipe.launch import training
 from ax_recipe.launch.attempts import Attempt, Call
 from ax_recipe.launch.gathering import Gathering
+from ax_recipe.launch.saying import note
 from ax_recipe.launch.training import Orders, Outcome
 from ax_recipe.run.rundir import RunDir, StageRecord
 from ax_recipe.survive import footing, recovery
@@ -54,7 +54,7 @@ class Worker:
 
     def _programs(self, stage: Stage, record: StageRecord, said: list[str]) -> None:
         attempt, extra, noting = self._prepared(stage, record, said)
-        _tell(attempt.log, said)
+        note(attempt.log, said)
         yaml = str(recovery.config(self.run, record.name, record.attempt, extra))
         if record.name == "train" and cluster.gathers(self.orders):
             attempt = replace(attempt, nodes=Gathering(self.run, self.orders, record, yaml))
@@ -94,16 +94,6 @@ def _judge(stage: str) -> Callable[[RunDir, Orders], Outcome]:
     from ax_recipe.launch import outcomes
 
     return outcomes.OF[stage]
-
-
-def _tell(log: Path, words: Sequence[str]) -> None:
-    """Put ``words`` where every view finds them: at the top of the log, as Axolotl writes its own lines."""
-    now = time.time()
-    stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now)) + f",{int(now % 1 * 1000):03}"
-    if not words:
-        return
-    with log.open("a", encoding="utf-8") as file:
-        file.writelines(f"[{stamp}] [WARNING] [ax_recipe.launch.runner] {' '.join(word.split())}\n" for word in words)
 
 
 @contextmanager

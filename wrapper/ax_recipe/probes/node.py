@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -27,8 +29,11 @@ BEAT_S = 1.0
 REACH_S = 20.0  # how long a machine tries to reach the head's port
 LOST_S = 60.0  # a head that says nothing for so long is gone
 STAY_S = 900.0  # how long a machine waits for another attempt
+MEASURE_S = 180.0  # how long measuring the network may take: torch's imports, NCCL's start, a network that hangs
 END_S = 40.0  # torchrun gives its processes 30 seconds to save and leave
 PACKAGES = ("axolotl", "torch", "transformers", "accelerate", "peft", "trl", "bitsandbytes", "deepspeed")
+# How Python ends a traceback; ChildFailedError and its kin only say that a process has failed.
+_ERROR = re.compile(r"(?:\[rank\d+\]: )?(?!.*ChildFailed)[A-Za-z_.]*(?:Error|Exception)\b.*")
 WAITS, TRAINS, ENDED = "waits", "trains", "ended"
 
 
@@ -69,7 +74,7 @@ class Node:
 
     def attempt(self, meeting: dict[str, Any]) -> int:
         """Take part in one attempt at the training; give its exit code."""
-        new = {"attempt": meeting["attempt"], "state": WAITS, "code": None, "fault": "", "port": 0}
+        new = {"attempt": meeting["attempt"], "state": WAITS, "code": None, "fault": "", "port": 0, "measured": None}
         self.told |= new | look(meeting["paths"])
         with contextlib.ExitStack() as doors:
             try:
@@ -83,6 +88,9 @@ class Node:
                 if over(self.meeting(), meeting) or self.head_is_gone():
                     self.tell(state=ENDED, code=0)
                     return 0
+                if self.meeting()["measure"] and self.told["measured"] is None:
+                    doors.close()
+                    self.told["measured"] = self._measure(meeting, port)
                 self.tell()
                 time.sleep(BEAT_S)
         code = self._train(meeting, port)
@@ -108,16 +116,35 @@ class Node:
             raise OSError("the head has ended the attempt")
         return int(head.get("port") or 0) if head.get("attempt") == meeting["attempt"] else 0
 
+    def _measure(self, meeting: dict[str, Any], port: int) -> dict[str, Any]:
+        """Time the sum of gradients over all machines; give what the head's process found, or why there is nothing."""
+        result, log = self.run / "nodes" / "network.json", self.run / "nodes" / f"network.{self.number}.log"
+        if self.number == 0:
+            result.unlink(missing_ok=True)
+        probe = Path(__file__).with_name("network.py")
+        command = [sys.executable, "-m", "torch.distributed.run", *torchrun(meeting, self.number, port)]
+        code = self._beside([*command, str(probe), str(result)], log, meeting, time.monotonic() + MEASURE_S)
+        found = _read(result) if self.number == 0 else {}
+        if code or (self.number == 0 and not found):
+            return {"fault": last_words(log) or f"exit code {code}"}
+        return found
+
     def _train(self, meeting: dict[str, Any], port: int) -> int:
-        """Start torchrun and stay beside it; it is ended when the head ends the attempt, or is gone."""
+        """Start torchrun and stay beside it."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # it is for torchrun to act on them
             signal.signal(number, _ignore)
+        self.told["state"] = TRAINS
+        # The head's words go where its runner reads them.
+        log = self._log(meeting) if self.number else None
+        return self._beside(argv(self.command, meeting, self.number, port), log, meeting)
+
+    def _beside(self, command: list[str], path: Path | None, meeting: dict[str, Any], until: float = math.inf) -> int:
+        """Run a program, to its end or that of the attempt, the head or ``until``; give its exit code."""
         environment = {**os.environ, **self.environment, "AX_RECIPE_RUN": str(self.run)}
         with contextlib.ExitStack() as files:
-            # The head's words go where its runner reads them.
-            log = files.enter_context(self._log(meeting).open("ab")) if self.number else None
+            log = files.enter_context(path.open("ab")) if path else None
             child = subprocess.Popen(
-                argv(self.command, meeting, self.number, port),
+                command,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -125,8 +152,8 @@ class Node:
                 start_new_session=self.number > 0,  # the head's runner signals its group, the others are signalled here
             )
             while (code := child.poll()) is None:
-                self.tell(state=TRAINS)
-                if over(self.meeting(), meeting) or self.head_is_gone():
+                self.tell()
+                if over(self.meeting(), meeting) or self.head_is_gone() or time.monotonic() > until:
                     return end(child)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(BEAT_S)
@@ -141,7 +168,12 @@ def _ignore(_number: int, _frame: object) -> None:
 
 
 def argv(command: str, meeting: dict[str, Any], number: int, port: int) -> list[str]:
-    """The exact command of one machine. A static rendezvous puts rank 0 on the head, c10d (torch 2.13) anywhere."""
+    """The exact command of one machine."""
+    return [command, "train", meeting["yaml"], "--launcher", "torchrun", "--", *torchrun(meeting, number, port)]
+
+
+def torchrun(meeting: dict[str, Any], number: int, port: int) -> list[str]:
+    """What torchrun is told on one machine. A static rendezvous puts rank 0 on the head, c10d (torch 2.13) anywhere."""
     where = {
         "nnodes": meeting["nodes"],
         "node_rank": number,
@@ -150,8 +182,13 @@ def argv(command: str, meeting: dict[str, Any], number: int, port: int) -> list[
         "master_port": port,
         "rdzv_id": meeting["id"],
     }
-    options = [f"--{name}={value}" for name, value in where.items()]
-    return [command, "train", meeting["yaml"], "--launcher", "torchrun", "--", *options]
+    return [f"--{name}={value}" for name, value in where.items()]
+
+
+def last_words(log: Path) -> str:
+    """The line that says most of why a program of torch failed: its last error before torchrun's own."""
+    lines = log.read_text(errors="replace").splitlines()
+    return next((line for line in reversed(lines) if _ERROR.match(line)), lines[-1] if lines else "")
 
 
 def over(now: dict[str, Any], meeting: dict[str, Any]) -> bool:

@@ -9,8 +9,9 @@ from ax_recipe.axolotl import Axolotl
 from ax_recipe.axolotl import schema as axolotl_schema
 from ax_recipe.errors import RecipeError
 from ax_recipe.forecast import forecast
+from ax_recipe.forecast.cluster import Cluster, spread
 from ax_recipe.forecast.forecast import Forecast
-from ax_recipe.forecast.hardware import USUAL_GBIT, over, target
+from ax_recipe.forecast.hardware import target
 from ax_recipe.recipe import document as documents
 from ax_recipe.recipe import recipe as recipes
 from ax_recipe.recipe import schema
@@ -24,13 +25,13 @@ def of_file(
     changes: Sequence[str] = (),
     sequence_len: int | None = None,
     price: float | None = None,
-    nodes: int = 1,
+    several: Cluster | None = None,
     gbit: float | None = None,
 ) -> Forecast:
     """Foretell a recipe (by name or file) or a raw Axolotl YAML: the latter has ``base_model``, a recipe ``base``.
 
     :param gpus: ``4xH200-141GB``, a number, ``auto`` for this machine's, or None for those of the recipe.
-    :param nodes: so many such machines, between which ``gbit`` Gbit/s go.
+    :param several: such machines, between which ``gbit`` Gbit/s go.
     :raises RecipeError: the file, the hardware or the model's config.json is wrong.
     :raises MissingError: the model's shape is not known here.
     """
@@ -40,8 +41,8 @@ def of_file(
             raise RecipeError("--set changes a recipe, and this is an Axolotl YAML", "change the file itself")
         preparing.refuse_problems(schema.check(document, axolotl_schema(axolotl)["schema"]))
         keys = {**document.value, "sequence_len": sequence_len} if sequence_len else document.value
-        hardware = over(target(gpus), nodes, gbit or USUAL_GBIT)
+        hardware = spread(target(gpus), several, gbit)
         return forecast.foretell(path.stem, keys, hardware, path.parent, price=price)
     longer = [f"train.sequence_len={sequence_len}"] if sequence_len else []
-    plan = preparing.for_print(recipes.load(name, (*changes, *longer)), gpus, axolotl, nodes, gbit)
+    plan = preparing.for_print(recipes.load(name, (*changes, *longer)), gpus, axolotl, several, gbit)
     return preparing.foretold(plan, price)

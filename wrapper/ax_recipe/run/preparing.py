@@ -18,10 +18,10 @@ from ax_recipe.axolotl import Axolotl, assumed, cache_folder
 from ax_recipe.axolotl import schema as axolotl_schema
 from ax_recipe.errors import AxRecipeError, MissingError, Problem, ProblemsError
 from ax_recipe.forecast import architecture, disk, forecast
-from ax_recipe.forecast.cluster import Cluster
+from ax_recipe.forecast.cluster import Cluster, spread
 from ax_recipe.forecast.disk import Need
 from ax_recipe.forecast.forecast import Forecast
-from ax_recipe.forecast.hardware import USUAL_GBIT, GpuKind, Hardware, here, is_here, over, parse
+from ax_recipe.forecast.hardware import GpuKind, Hardware, here, is_here, parse
 from ax_recipe.plan import decide
 from ax_recipe.plan import plan as plans
 from ax_recipe.plan.plan import Config, Plan
@@ -54,12 +54,14 @@ def wanted_hardware(recipe: Recipe) -> Hardware:
     return parse(1 if recipe.gpus is None else recipe.gpus)
 
 
-def hardware_for(recipe: Recipe, gpus: str | None, nodes: int = 1, gbit: float | None = None) -> Hardware:
+def hardware_for(
+    recipe: Recipe, gpus: str | None, several: Cluster | None = None, gbit: float | None = None
+) -> Hardware:
     """What a recipe is looked at for: ``gpus`` as asked (of its own kind where only a number is), ``auto`` for here.
 
-    ``nodes`` such machines, between which ``gbit`` Gbit/s go.
+    ``several`` such machines, between which ``gbit`` Gbit/s go.
     """
-    return over(_one_for(recipe, gpus), nodes, gbit or USUAL_GBIT)
+    return spread(_one_for(recipe, gpus), several, gbit)
 
 
 def _one_for(recipe: Recipe, gpus: str | None) -> Hardware:
@@ -110,13 +112,17 @@ def _foretold_if_known(plan: Plan) -> Forecast | None:
 
 
 def for_print(
-    recipe: Recipe, gpus: str | None, axolotl: Axolotl | None, nodes: int = 1, gbit: float | None = None
+    recipe: Recipe,
+    gpus: str | None,
+    axolotl: Axolotl | None,
+    several: Cluster | None = None,
+    gbit: float | None = None,
 ) -> Plan:
     """The plan whose YAML a person reads or trains by hand: for the given GPUs, which need not be here.
 
     :raises ProblemsError: a key or value that Axolotl does not know.
     """
-    hardware = hardware_for(recipe, gpus, nodes, gbit)
+    hardware = hardware_for(recipe, gpus, several, gbit)
     base = base_folder(recipe, axolotl)
     places = (f"./outputs/{recipe.name}", "last_run_prepared", str(base))
     plan = plans.make(recipe, hardware, *places, missing(axolotl, hardware))

@@ -226,7 +226,7 @@ def orders(
         "gpus": plan.hardware.count,
         "kind": asdict(plan.hardware.kind) if plan.hardware.kind else None,
         "ranks": plan.hardware.ranks,
-        **({"cluster": {**asdict(cluster), "gbit": plan.hardware.gbit}} if cluster else {}),
+        **({"cluster": {**asdict(cluster), **_network(plan)}} if cluster else {}),
         "axolotl": {"command": str(axolotl.command), "python": str(axolotl.python), "version": axolotl.version},
         "method": recipe.method,
         "base": str(base_dir) if scratch else plan.train.values["base_model"],
@@ -254,6 +254,10 @@ def orders(
             for stage in stages
         ],
     }
+
+
+def _network(plan: Plan) -> dict[str, Any]:
+    return {"gbit": plan.hardware.gbit, "gbit_from": plan.hardware.gbit_from}
 
 
 def _checks(plan: Plan) -> dict[str, Any] | None:

@@ -27,7 +27,7 @@ def regroup(run: RunDir, told: Mapping[str, Any], gbit: float | None = None, *, 
     several = cluster.asked(**options(before, told))
     recipe = origin.recipe_of(run)
     each = Hardware(orders["gpus"], GpuKind(**orders["kind"]) if orders["kind"] else None)
-    lent = cluster.lent(several, str(orders["gpus"]), each, gbit or before.get("gbit"))
+    lent = cluster.lent(several, str(orders["gpus"]), each, gbit or _given(before))
     text = run.read_text(run.recipe)
     found = axolotl.find(orders["axolotl"]["command"])
     prepared = preparing.for_run(recipe, lent, found, run.path.parent, text, several, run)
@@ -40,6 +40,11 @@ def regroup(run: RunDir, told: Mapping[str, Any], gbit: float | None = None, *, 
         if name != run.state.name:
             rundir.write(run.path / name, content)
     seal.put(run.path)
+
+
+def _given(before: Mapping[str, Any]) -> float | None:
+    """The network's rate where a person said it; what was measured or guessed is asked anew."""
+    return before.get("gbit") if str(before.get("gbit_from", "as given")).startswith("as given") else None
 
 
 def options(before: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:

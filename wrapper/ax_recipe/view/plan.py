@@ -160,6 +160,7 @@ def _between(forecast: Forecast) -> Iterator[Text]:
         return
     found, step_s = forecast.traffic, t.step_seconds
     yield Text(
-        f"each machine sends {found.sent / 1e9:.3g} GB a step, at {hardware.gbit:g} Gbit/s {found.seconds:.2g} of "
+        f"each machine sends {found.sent / 1e9:.3g} GB a step, at {hardware.gbit:.3g} Gbit/s {found.seconds:.2g} of "
         f"{step_s:.2g} s: {1 - found.seconds / step_s:.0%} of {hardware.nodes} times one machine"
     )
+    yield Text(f"its rate: {hardware.gbit_from}", style("label"))
