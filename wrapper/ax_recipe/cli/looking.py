@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ax_recipe.cli.completion import SHELLS
 from ax_recipe.cli.program import axolotl_option, example, explain_option, json_option, main, runs_option
+from ax_recipe.errors import RecipeError
+
+
+def _band(_context: click.Context, _option: click.Parameter, value: tuple[float, float] | None) -> Any:
+    if value and not value[0] < value[1]:
+        raise click.BadParameter(f"LOW is less than HIGH, and {value[0]:g} is not less than {value[1]:g}")
+    return value
 
 
 @main.command(epilog=example("ax-recipe replay axolotl.log --json"))
 @click.argument("log", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--exit-code", type=int, help="How the process ended, where it is known: a log alone cannot tell a kill.")
-@click.option("--target", type=(float, float), metavar="LOW HIGH", help="The band in which the loss should end.")
+@click.option(
+    "--target", type=(float, float), metavar="LOW HIGH", callback=_band, help="The band in which the loss should end."
+)
 @explain_option
 @json_option
 def replay(log: Path, exit_code: int | None, target: tuple[float, float] | None, explain: bool, as_json: bool) -> None:
@@ -60,7 +70,10 @@ def diagnose(name: str | None, exit_code: int | None, listing: bool, runs: str |
         click.echo(json.dumps(causes, indent=1) if as_json else rows)
         return
     log = Path(name) if name and Path(name).is_file() else None
-    found = diagnoses.diagnose(log, exit_code) if log else diagnoses.of_run(rundir.find(rundir.root(runs), name))
+    try:
+        found = diagnoses.diagnose(log, exit_code) if log else diagnoses.of_run(rundir.find(rundir.root(runs), name))
+    except RecipeError as error:
+        raise RecipeError(f"{name} is no file; {error.message}" if name else error.message, error.hint) from error
     told = found.cause != "none" or found.phase not in replays.BEFORE
     strange = log and not told and not replays.read(log)[1]
     if as_json or not strange:
