@@ -148,6 +148,30 @@ checks: {prompts: [Ahoy?], contains: arr, at_least: 2}
     assert "[0.5, 0.8]" in fixes["targets.loss"]
 
 
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            ["base", "base.x", "data", "train", "train.seed", "ship", "checks", "gpus", "targets", "x", 5, ""]
+        ),
+        st.recursive(
+            st.sampled_from([None, True, -1, 2.5, "x", "a.b", "4xA100-80GB"]),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(
+                    st.sampled_from(["path", "seed", "model", "loss", "prompts", "data"]), inner, max_size=3
+                )
+            ),
+            max_leaves=6,
+        ),
+    )
+)
+def test_no_recipe_makes_a_check_stumble(tmp_path_factory: pytest.TempPathFactory, keys: dict[Any, Any]) -> None:
+    file = tmp_path_factory.getbasetemp() / "some.yaml"
+    file.write_text(yaml.safe_dump({"base": "o/m", "data": [{"path": "o/d"}], **keys}), encoding="utf-8")
+    found = checking.quick(str(file), "0", None).problems
+    assert len(found) == len(set(found))
+
+
 def test_what_is_missing_ends_the_round(small_recipe: Path) -> None:
     small_recipe.write_text("data:\n- rows.jsonl\ngpus: 0\n", encoding="utf-8")
     found = checking.quick(str(small_recipe), None, None).problems

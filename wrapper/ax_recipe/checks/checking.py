@@ -23,7 +23,8 @@ from ax_recipe.recipe.document import Document
 from ax_recipe.recipe.recipe import Recipe
 from ax_recipe.run import preparing
 
-_ALONE = "AX024"  # the last code of what is wrong with one key, or the data that it names, whatever the others say
+# What is wrong with one key, or the data that it names, whatever the others say.
+_ALONE = frozenset(f"AX{number:03}" for number in range(1, 25)) - {"AX022"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ def _with_hidden(
         except ProblemsError as error:
             found += [each for each in error.problems if each not in found and not _follows(each, left_out)]
         else:
-            more = [each for subject, its in made for each in (*its, *checks.examine(subject)) if each.code <= _ALONE]
+            more = [each for subject, its in made for each in (*its, *checks.examine(subject)) if each.code in _ALONE]
             found += [each for each in dict.fromkeys(more) if not _follows(each, left_out)]
             break
     return sorted(found, key=lambda each: each.line or 0)

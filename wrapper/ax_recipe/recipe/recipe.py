@@ -306,9 +306,11 @@ def _apply(value: dict[str, Any], change: str) -> None:
 def _remove(value: dict[str, Any], key: str) -> None:
     """Take away what lies at ``key``; of a list all, so that its other items are not taken for their neighbours."""
     *path, last = key.partition("[")[0].split(".")
+    room: Any = value
     for name in path:
-        value = value.get(name, {})
-    value.pop(last, None)
+        room = room.get(name) if isinstance(room, dict) else None
+    if isinstance(room, dict):
+        room.pop(last, None)
 
 
 def _filled(node: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
