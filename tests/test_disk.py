@@ -47,7 +47,8 @@ def test_a_lora_of_an_8b_model() -> None:
     assert found["the adapter"] == pytest.approx(0.644, rel=0.01)
     assert found["the merged model"] == pytest.approx(15.0, rel=0.01)
     assert found["the base, from the hub"] == pytest.approx(15.0, rel=0.01)
-    assert found["Ollama's upload, and the file that it makes of it"] == pytest.approx(45.0, rel=0.01)
+    assert found["the GGUF"] == pytest.approx(15.0, rel=0.01)
+    assert found["the GGUF in q4_K_M"] == found["Ollama's copy of it"] == pytest.approx(7.5, rel=0.01)
 
 
 def test_a_full_fine_tune_is_not_merged() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from ax_recipe.axolotl import Axolotl
 from ax_recipe.forecast.hardware import CPU, KINDS, Hardware, parse
 from ax_recipe.plan import decide, plan
 from ax_recipe.recipe import recipe
-from ax_recipe.run import stages
+from ax_recipe.run import preparing, stages
 from ax_recipe.run.rundir import RunDir
 
 
@@ -105,3 +107,13 @@ def test_the_plugin_joins_those_of_the_recipe() -> None:
 
 def test_the_same_recipe_gives_the_same_plan() -> None:
     assert keys("pirate", parse(4)) == keys("pirate", parse(4))
+
+
+@pytest.mark.parametrize(("here", "kind"), [("0", "A100-80GB"), ("8xH200-141GB", "H200-141GB")])
+def test_a_bare_number_is_of_this_machines_gpus_as_it_is_for_a_run(
+    here: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparing, "here", lambda: parse(here))
+    pirate = recipe.load("pirate")
+    assert str(preparing.hardware_for(pirate, "2")) == f"2x{kind}"
+    assert str(preparing.hardware_for(pirate, None)) == "4xA100-80GB"

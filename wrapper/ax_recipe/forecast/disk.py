@@ -64,7 +64,7 @@ def needs(
         size = shape.parameters * wide + SMALL
         found.append(Need("the merged model", merged, _left(size, merged.glob("*.safetensors"))))
     if "deploy" in stages and (models := ollama_models()):
-        found += _deployed(shape, quantize, models)
+        found += _deployed(shape, quantize, output.parent, models)
     return found
 
 
@@ -120,12 +120,16 @@ def kept(keys: Mapping[str, Any]) -> int:
     return most if keys.get("save_steps") else min(most, max(1, round(saves)))
 
 
-def _deployed(shape: Shape, quantize: str | None, models: Path) -> Iterator[Need]:
-    """Ollama 0.30 to 0.33: the upload, a temporary file of 16 bits, its copy, then what is made of it."""
+def _deployed(shape: Shape, quantize: str | None, run: Path, models: Path) -> Iterator[Need]:
+    """Ollama since 0.34.1 is sent the GGUF that it is to run; 8 bits are what a quantised one takes at the most.
+
+    Older ones made it themselves, and needed three times 16 bits for it.
+    """
     half = shape.parameters * 2.0
-    yield Need("Ollama's upload, and the file that it makes of it", models, 3 * half)
+    yield Need("the GGUF", run, _left(half, run.glob("model.gguf")))
     if quantize:
-        yield Need(f"Ollama's {quantize}", models, half / 2)
+        yield Need(f"the GGUF in {quantize}", run, half / 2)
+    yield Need("Ollama's copy of it", models, half / 2 if quantize else half)
 
 
 def ollama_models() -> Path | None:

@@ -57,8 +57,9 @@ def wanted_hardware(recipe: Recipe) -> Hardware:
 def hardware_for(
     recipe: Recipe, gpus: str | None, several: Cluster | None = None, gbit: float | None = None
 ) -> Hardware:
-    """What a recipe is looked at for: ``gpus`` as asked (of its own kind where only a number is), ``auto`` for here.
+    """What a recipe is looked at for: ``gpus`` as asked, ``auto`` for this machine, else what it is made for.
 
+    A bare number means this machine's kind of GPU, as it does for a run, and the recipe's where this one has none.
     ``several`` such machines, between which ``gbit`` Gbit/s go.
     """
     return spread(_one_for(recipe, gpus), several, gbit)
@@ -68,7 +69,7 @@ def _one_for(recipe: Recipe, gpus: str | None) -> Hardware:
     wanted = wanted_hardware(recipe)
     if gpus == "auto":
         return here()
-    return parse(gpus, wanted.kind) if gpus else wanted
+    return parse(gpus, here().kind or wanted.kind) if gpus else wanted
 
 
 def missing(axolotl: Axolotl | None, hardware: Hardware) -> frozenset[str]:
