@@ -149,6 +149,7 @@ def test_the_key_is_this_accounts_alone(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_folder_without_a_seal_is_foreign(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text("{}", encoding="utf-8")
     with pytest.raises(RecipeError, match="not made by this account"):
         rundir.refuse_foreign(rundir.RunDir(tmp_path))
 
@@ -201,3 +202,18 @@ def test_real_axolotl_imports_none_either(tmp_path: Path, monkeypatch: pytest.Mo
     named = installed_axolotl()
     checking.slow(checking.quick("c.yml", "0", axolotl.find(str(named))))
     assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.usefixtures("fake_axolotl")
+@pytest.mark.parametrize("verb", ["evaluate", "merge", "export", "bench", "chat"])
+def test_what_is_done_with_a_model_that_somebody_sent_takes_trust_as_well(
+    verb: str, command: Command, small_recipe: Path
+) -> None:
+    assert command("run", str(small_recipe), "--until", "train").returncode == 0
+    run = rundir.find(rundir.root(), None)
+    (run.path / seal.NAME).unlink()
+    refused = command(verb, run.name)
+    assert f"read what it would start ({run.orders}), then give the same command with --trust" in refused.stderr
+    trusted = command(verb, run.name, "--trust")
+    assert "was not made by this account" not in trusted.stderr
+    assert seal.holds(run.path)
