@@ -97,7 +97,7 @@ def packages(subject: Subject) -> Iterator[Problem]:
     flash = attention(subject) in {"flash_attention_2", "flash_attention_3"}
     if flash and subject.package("flash-attn") is False and subject.hardware.count:
         lost = KERNEL in preparing.missing(subject.axolotl, subject.hardware)
-        instead = "and its kernel cannot be fetched from the hub" if lost else "and without it a kernel is fetched"
+        instead = "and its kernel cannot be fetched from the hub" if lost else "and a kernel of the hub is fetched in its place"
         fix = f"pip install flash-attn --no-build-isolation, or {_without_packages(subject)}"
         message = f"flash-attn is not installed in {where}, {instead}"
         yield subject.problem("AX042", _attention_key(subject), message, fix, "error" if lost else "warning")

@@ -61,7 +61,7 @@ def show(name: str, as_json: bool) -> None:
 @click.option("--base", metavar="MODEL", help="The model to start from: a folder, or a hub id.")
 @click.option("--data", metavar="DATA", help="What to learn from: a file or folder of rows, or a hub id.")
 @click.option("--goal", type=click.Choice(GOALS), help="What for; by the data's form when left out.")
-@click.option("--gpus", metavar="N", help="The hardware: 4xA100-80GB, 1, or 0 for the CPU (else this machine's).")
+@click.option("--gpus", metavar="N", help="4xA100-80GB, 1, or 0 for the CPU (else this machine's, or 1xH100-80GB).")
 @click.option("--name", "named", metavar="NEW", help="The new recipe's name, as the argument says it, too.")
 @click.option("--ollama/--no-ollama", default=None, help="Whether the model is to answer in Ollama (it is).")
 @axolotl_option
