@@ -140,7 +140,7 @@ def test_a_run_folder_that_was_changed_or_sent_starts_nothing(name: str, command
 
 
 def test_the_key_is_this_accounts_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "plan.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "plan.json").write_text('{"recipe": "x", "stages": []}', encoding="utf-8")
     seal.put(tmp_path)
     assert seal.holds(tmp_path)
     assert (tmp_path / "cache" / "key").stat().st_mode & 0o777 == 0o600
@@ -149,7 +149,7 @@ def test_the_key_is_this_accounts_alone(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_folder_without_a_seal_is_foreign(tmp_path: Path) -> None:
-    (tmp_path / "plan.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "plan.json").write_text('{"recipe": "x", "stages": []}', encoding="utf-8")
     with pytest.raises(RecipeError, match="not made by this account"):
         rundir.refuse_foreign(rundir.RunDir(tmp_path))
 
