@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ax_recipe.run.rundir import RunDir
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
+Found = TypeVar("Found")
 
 INTERRUPTED = 130
 MISSING = 3
@@ -267,6 +268,16 @@ def tell_others(run: RunDir, orders: Mapping[str, Any]) -> None:
         click.echo(f"on node {number}: {command}", err=True)
 
 
+def trusted(found: Found, trust: bool) -> Found:
+    """``found``, where it is a run and ``trust`` says so sealed as it is now: what it names may be started."""
+    from ax_recipe.run import seal
+    from ax_recipe.run.rundir import RunDir
+
+    if trust and isinstance(found, RunDir):
+        seal.put(found.path)
+    return found
+
+
 def again(
     name: str | None, runs: str | None, stages: tuple[str, ...], as_json: bool, trust: bool = False,
     told: Sequence[str | None] = (None, None, None), until: str | None = None, mirror: str | None = None,
@@ -276,13 +287,11 @@ def again(
     ``told`` is what the policy options say, ``until`` the last stage to do, ``mirror`` where else it is kept.
     """
     from ax_recipe.launch import mirroring, runner
-    from ax_recipe.run import rundir, seal
+    from ax_recipe.run import rundir
     from ax_recipe.survive import policy
     from ax_recipe.verbs import attend
 
-    found = rundir.find(rundir.root(runs), name)
-    if trust:
-        seal.put(found.path)
+    found = trusted(rundir.find(rundir.root(runs), name), trust)
     rundir.refuse_foreign(found)
     mirroring.settle(found, mirror)
     ready(found)

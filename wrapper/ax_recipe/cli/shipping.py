@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ax_recipe.cli.program import FORMS, again, axolotl_option, example, json_option, main, runs_option
+from ax_recipe.cli.program import (
+    FORMS,
+    again,
+    axolotl_option,
+    example,
+    json_option,
+    main,
+    runs_option,
+    trust_option,
+    trusted,
+)
 from ax_recipe.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -22,9 +32,10 @@ if TYPE_CHECKING:
 @click.option("--task", "tasks", multiple=True, metavar="TASK", help="Measure this task of lm-eval too (on merged).")
 @click.option("--host", metavar="URL", help="The Ollama to ask (else the one it was deployed to).")
 @click.option("--gate", is_flag=True, help="Exit with 1 when the recipe's bar is missed.")
+@trust_option
 @runs_option
 @json_option
-def evaluate(name: str | None, runs: str | None, as_json: bool, gate: bool, **told: Any) -> int:
+def evaluate(name: str | None, trust: bool, runs: str | None, as_json: bool, gate: bool, **told: Any) -> int:
     """Measure a run's model (the newest run's) against its base, and hold it against the recipe's bar."""
     from ax_recipe.results import evaluation
     from ax_recipe.run import rundir
@@ -32,7 +43,7 @@ def evaluate(name: str | None, runs: str | None, as_json: bool, gate: bool, **to
 
     wishes = evaluating.Wishes(**told)
     found, bars = evaluating.evaluate(
-        rundir.find(rundir.root(runs), name), wishes, lambda words: click.echo(f"{words} ...", err=True)
+        trusted(rundir.find(rundir.root(runs), name), trust), wishes, lambda words: click.echo(f"{words} ...", err=True)
     )
     if as_json:
         click.echo(json.dumps(evaluation.as_json(found, bars), indent=1, ensure_ascii=False))
@@ -49,14 +60,15 @@ def evaluate(name: str | None, runs: str | None, as_json: bool, gate: bool, **to
 @click.argument("name", required=False, metavar="[RUN|FOLDER]")
 @click.option("--check", "look", is_flag=True, help="Only look, and change nothing.")
 @click.option("--logits", is_flag=True, help="Only measure a run's merge against its base with the adapter on it.")
+@trust_option
 @runs_option
 @json_option
-def merge(name: str | None, look: bool, logits: bool, runs: str | None, as_json: bool) -> int:
+def merge(name: str | None, look: bool, logits: bool, trust: bool, runs: str | None, as_json: bool) -> int:
     """Merge a run's adapter (the newest run) once more, or examine and mend the merge in an Axolotl folder."""
     from ax_recipe.run import rundir
     from ax_recipe.verbs import shipping
 
-    found = shipping.find(rundir.root(runs), name)
+    found = trusted(shipping.find(rundir.root(runs), name), trust)
     if isinstance(found, Path):
         return _show_checks(shipping.make_whole(found, change=not look), as_json)
     if logits:
@@ -77,14 +89,15 @@ def merge(name: str | None, look: bool, logits: bool, runs: str | None, as_json:
 @click.option(
     "--format", "kind", metavar="TYPE", help="The type of its data, e.g. alpaca, where it has no chat template."
 )
+@trust_option
 @runs_option
 @json_option
-def export(name: str | None, out: Path | None, runs: str | None, as_json: bool, **told: Any) -> int:
+def export(name: str | None, out: Path | None, trust: bool, runs: str | None, as_json: bool, **told: Any) -> int:
     """Write the Modelfile and weights for Ollama, of a run (the newest) or of any folder with a model."""
     from ax_recipe.run import rundir
     from ax_recipe.verbs import shipping
 
-    result = shipping.export(shipping.find(rundir.root(runs), name), out, shipping.ExportTold(**told))
+    result = shipping.export(trusted(shipping.find(rundir.root(runs), name), trust), out, shipping.ExportTold(**told))
     if as_json:
         click.echo(json.dumps(result.as_json(), indent=1, ensure_ascii=False))
     deploy = " ".join(["ax-recipe deploy", *([str(result.file.parent)] if out or name else [])])
@@ -99,15 +112,18 @@ def export(name: str | None, out: Path | None, runs: str | None, as_json: bool, 
 @click.option("--keep", "taken", flag_value="keep", help="A model of that name stays, ours gets a tag (as it is).")
 @click.option("--replace", "taken", flag_value="replace", help="A model of that name is replaced.")
 @click.option("--tag", metavar="TAG", help="Deploy it under this tag.")
+@trust_option
 @runs_option
 @json_option
-def deploy(name: str | None, host: str | None, taken: str | None, runs: str | None, as_json: bool, **told: Any) -> int:
+def deploy(
+    name: str | None, host: str | None, taken: str | None, trust: bool, runs: str | None, as_json: bool, **told: Any
+) -> int:
     """Bring a run's model (the newest run's) or an exported folder into Ollama, and prove it on the live server."""
     from ax_recipe.run import rundir
     from ax_recipe.verbs import shipping
 
     told["replaces"] = taken == "replace"
-    result = shipping.deploy(shipping.find(rundir.root(runs), name), host, shipping.DeployTold(**told))
+    result = shipping.deploy(trusted(shipping.find(rundir.root(runs), name), trust), host, shipping.DeployTold(**told))
     if as_json:
         click.echo(json.dumps(result.as_json(), indent=1, ensure_ascii=False))
     return _show_checks(result.checks, quiet=as_json, after=result.in_words())
@@ -139,16 +155,17 @@ def _show_checks(checks: Sequence[Check], as_json: bool = False, *, quiet: bool 
     "--rounds", type=click.IntRange(min=1), default=3, metavar="N", help="How often each question is asked: 3."
 )
 @click.option("--host", metavar="URL", help="The Ollama to measure in (else OLLAMA_HOST, else this machine's).")
+@trust_option
 @runs_option
 @json_option
-def bench(name: str | None, rounds: int, host: str | None, runs: str | None, as_json: bool) -> None:
+def bench(name: str | None, rounds: int, host: str | None, trust: bool, runs: str | None, as_json: bool) -> None:
     """Time a run's model (the newest run's) as adapter, merged and quantised, in each engine at hand."""
     from dataclasses import asdict
 
     from ax_recipe.run import rundir
     from ax_recipe.verbs import shipping
 
-    results = shipping.measure(rundir.find(rundir.root(runs), name), host, rounds)
+    results = shipping.measure(trusted(rundir.find(rundir.root(runs), name), trust), host, rounds)
     if as_json:
         click.echo(json.dumps([asdict(result) for result in results], indent=1, ensure_ascii=False))
         return
@@ -185,10 +202,11 @@ def size(
 
 @main.command(epilog=example("ax-recipe chat", "ax-recipe chat pirate-20261122-101500"))
 @click.argument("name", required=False, metavar="[RUN]")
+@trust_option
 @runs_option
-def chat(name: str | None, runs: str | None) -> int:
+def chat(name: str | None, trust: bool, runs: str | None) -> int:
     """Talk to the model of a run (the newest): in Ollama when it is there, else with transformers."""
     from ax_recipe.run import rundir
     from ax_recipe.verbs import talk
 
-    return talk.talk(rundir.find(rundir.root(runs), name))
+    return talk.talk(trusted(rundir.find(rundir.root(runs), name), trust))

@@ -29,7 +29,7 @@ from ax_recipe.recipe import recipe
 from ax_recipe.recipe.recipe import Recipe
 from ax_recipe.results import evaluation, intervals
 from ax_recipe.results.intervals import Interval
-from ax_recipe.run import preparing, rundir, runs
+from ax_recipe.run import preparing, rundir, runs, seal
 from ax_recipe.run.preparing import Prepared
 from ax_recipe.run.rundir import RunDir
 from ax_recipe.run.runs import Row
@@ -225,6 +225,8 @@ class Sweep:
         say(f"{_words(trial)}: {run.name}")
         if run.holder() is None:
             left = [stage.name for stage in run.current_state().stages if stage.state not in ("done", "skipped")]
+            if self.wishes.trusted:
+                seal.put(run.path)
             rundir.refuse_foreign(run)
             runner.launch(run, [name for name in left if name in STAGES])
         return _Going(trial, run, Feed(run, stages=("train",)))

@@ -321,7 +321,7 @@ def refuse_foreign(run: RunDir) -> None:
         changed = " or ".join(seal.SEALED)
         raise RecipeError(
             f"{run.path} was not made by this account, or its {changed} was changed since: it could start anything",
-            f"read what it would start, then: ax-recipe resume {run.word} --trust",
+            f"read what it would start ({run.orders}), then give the same command with --trust",
         )
 
 
