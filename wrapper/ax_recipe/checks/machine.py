@@ -97,9 +97,9 @@ def packages(subject: Subject) -> Iterator[Problem]:
     flash = attention(subject) in {"flash_attention_2", "flash_attention_3"}
     if flash and subject.package("flash-attn") is False and subject.hardware.count:
         lost = KERNEL in preparing.missing(subject.axolotl, subject.hardware)
-        instead = "and its kernel cannot be fetched from the hub" if lost else "and a kernel of the hub is fetched in its place"
+        instead = "its kernel cannot be fetched from the hub" if lost else "a kernel of the hub takes its place"
         fix = f"pip install flash-attn --no-build-isolation, or {_without_packages(subject)}"
-        message = f"flash-attn is not installed in {where}, {instead}"
+        message = f"flash-attn is not installed in {where}; {instead}"
         yield subject.problem("AX042", _attention_key(subject), message, fix, "error" if lost else "warning")
 
 
@@ -202,16 +202,17 @@ def _kernels(subject: Subject) -> Iterator[Problem]:
 
 
 def _four_bit(subject: Subject) -> Iterator[Problem]:
+    fix = "method: lora" if subject.of_recipe else "adapter: lora, without load_in_4bit."
     shape = subject.shape()
     odd = (
         sorted({name for name, (wide, _) in shape.linears.items() if wide % 64}) if shape and not shape.outside else []
     )
     if odd:
         message = f"bitsandbytes on a CPU fails with the width of {', '.join(odd)}, no multiple of 64"
-        yield subject.problem("AX047", "load_in_4bit", message, "adapter: lora, without load_in_4bit.")
+        yield subject.problem("AX047", "load_in_4bit", message, fix)
     else:
         message = "4 bit on a CPU is slower than float32, and saves little"
-        yield subject.problem("AX047", "load_in_4bit", message, "adapter: lora, without load_in_4bit.", "warning")
+        yield subject.problem("AX047", "load_in_4bit", message, fix, "warning")
 
 
 def spreading(subject: Subject) -> Iterator[Problem]:
