@@ -19,6 +19,13 @@ def test_a_summary_fits_its_terminal_and_is_a_line_to_a_stage_elsewhere(tmp_path
     assert narrow.replace(" ", "").replace("\n", "") == wide.replace(" ", "").replace("\n", "")
 
 
+def test_how_to_go_on_is_said_of_a_run_on_which_nobody_works(tmp_path: Path) -> None:
+    run, state = RunDir(tmp_path), RunState("pirate", (StageRecord("merge"),))
+    assert "Go on with: ax-recipe resume" in attend.summary(run, state)
+    with run.held():
+        assert "Go on with" not in attend.summary(run, state)
+
+
 def test_a_stop_promises_a_checkpoint_where_there_is_one_to_save(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
 

@@ -144,7 +144,7 @@ def summary(run: RunDir, state: RunState, width: int | None = None) -> str:
     lines = [f"{run.name}: {state.status}", *([str(run.job)] if run.job.number else [])]
     for stage in state.stages:
         seconds = stage.ended - stage.started if stage.started and stage.ended else 0.0
-        took = f" ({duration(seconds)})" if seconds >= 1 else ""
+        took = f" ({duration(seconds)})" if seconds >= 1 and stage.state != "waiting" else ""
         head = f"  [{MARKS[stage.state]}] {TITLES[stage.name]:<14}"
         lines.append(_hung(head, (stage.detail or stage.state) + took, width))
     if mirror := run.mirror.words():
@@ -179,7 +179,7 @@ def _next(run: RunDir, state: RunState) -> list[str]:
             f"What next:  ax-recipe advise {run.word}",
             f"The run:    {run.path}",
         ]
-    if state.status in ("failed", "interrupted", "waiting"):
+    if state.status in ("failed", "interrupted", "waiting") and not run.worker:
         return ["", f"The run:    {run.path}", f"Go on with: ax-recipe resume {run.word}"]
     return []
 
