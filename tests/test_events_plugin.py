@@ -236,8 +236,30 @@ ax_recipe_events.EventsPlugin().pre_model_load(cfg)
 found = modeling_llama.LlamaAttention.forward.__globals__["apply_rotary_pos_emb"]
 sys.exit(found is not fused)
 """
+SEEDED = """
+import sys
+import ax_recipe_events
+import torch
+from axolotl.utils.dict import DictDefault
+
+def drawn(**keys):
+    ax_recipe_events.EventsPlugin().pre_model_load(DictDefault(**keys))
+    return torch.rand(4).tolist()
+
+new = [drawn(seed=1, reinit_weights=True) for _ in range(2)]
+adapters = [drawn(seed=1, adapter="lora") for _ in range(2)]
+sys.exit(new[0] != new[1] or adapters[0] != adapters[1] or drawn(adapter="lora") == drawn(adapter="lora"))
+"""
 
 
 def test_liger_s_rotary_embedding_reaches_the_attention_that_axolotl_rewrote(place: Path) -> None:
+    _in_its_environment(ROPE, str(place / "untrained"))
+
+
+def test_new_weights_are_those_of_the_seed() -> None:
+    _in_its_environment(SEEDED)
+
+
+def _in_its_environment(program: str, *arguments: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(assets.probe("plugin")), "AXOLOTL_DO_NOT_TRACK": "1"}
-    subprocess.run([_program("python"), "-c", ROPE, place / "untrained"], env=environment, check=True)
+    subprocess.run([_program("python"), "-c", program, *arguments], env=environment, check=True)
