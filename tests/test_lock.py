@@ -92,3 +92,8 @@ def test_an_old_lock_is_of_this_machine(tmp_path: Path) -> None:
 def _silent(run: RunDir, seconds: float) -> None:
     when = time.time() - seconds
     os.utime(run.lock.path, (when, when))
+
+
+def test_one_that_holds_other_words_is_nobodys(run: RunDir) -> None:
+    run.lock.path.write_text("{}")
+    assert run.holder() is None

@@ -150,7 +150,7 @@ def test_a_run_that_failed_has_a_report_too(invoke: Invoke, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "text"),
     [("plan.json", None), ("plan.json", ""), ("plan.json", "{}"), ("recipe.yaml", None), ("answers.json", "[{"),
-     ("state.json", None), ("state.json", '{"recipe"'), ("state.json", "{}")],
+     ("answers.json", "[1]"), ("state.json", None), ("state.json", '{"recipe"'), ("state.json", "{}")],
 )  # fmt: skip
 def test_a_damaged_run_is_told_of_by_the_file_that_is_wrong(
     invoke: Invoke, tmp_path: Path, name: str, text: str | None
@@ -164,6 +164,17 @@ def test_a_damaged_run_is_told_of_by_the_file_that_is_wrong(
     assert {verb: done.output for verb, done in told.items() if done.exit_code and how not in done.output} == {}
     assert told["report"].exit_code
     assert run.name in told["runs"].output
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"set": "held_out", "rows": [[3'])
+def test_figures_that_were_cut_off_are_none(invoke: Invoke, tmp_path: Path, text: str) -> None:
+    run = stories.made(stories.written(tmp_path))
+    run.losses.write_text(text)
+    run.measured.write_text(text)
+    for verb in ("report", "compare mine", "plan pirate-tiny --gpus 0"):
+        assert invoke(*verb.split()).exit_code == 0
+    run.axolotl_yaml.write_text("")
+    assert "axolotl.yaml is damaged: it holds no keys" in invoke("compare", "mine").output
 
 
 def test_rm_asks_and_takes_a_whole_name_only(invoke: Invoke, command: Command, tmp_path: Path) -> None:

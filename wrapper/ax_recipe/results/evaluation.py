@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -156,8 +157,10 @@ def _costs(path: Path, orders: Mapping[str, Any]) -> dict[tuple[str, str], list[
     """The rows of each set by (set, whose): the newest of each, for every evaluation appends its own."""
     costs = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
-        value = json.loads(line)
-        costs[(value["set"], _whose(value, orders))] = [(int(tokens), float(nats)) for tokens, nats in value["rows"]]
+        with suppress(ValueError, KeyError, TypeError):  # one that was cut off as it was written tells nothing
+            value = json.loads(line)
+            rows = [(int(tokens), float(nats)) for tokens, nats in value["rows"]]
+            costs[(value["set"], _whose(value, orders))] = rows
     return costs
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -66,10 +67,10 @@ def of(forecast: Forecast, runs: Path) -> Experience | None:
 
 def _notes(runs: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in sorted(runs.glob("*/measured.json")):
-        try:
-            yield path, json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # half of a copied folder says nothing
-            continue
+        with suppress(OSError, ValueError):  # half of a copied folder says nothing
+            value = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(value, dict) and {"foretold", "measured"} <= value.keys():
+                yield path, value
 
 
 def _off(notes: Iterable[Mapping[str, Any]], figure: str) -> float | None:

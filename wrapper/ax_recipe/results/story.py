@@ -45,6 +45,8 @@ def read(run: RunDir) -> Story:
         config = yaml.load(run.read_text(run.axolotl_yaml), Loader=Loader)  # noqa: S506 - CSafeLoader
     except yaml.YAMLError as error:
         raise MissingError(f"{run.axolotl_yaml} is damaged: {error}", "ax-recipe runs lists the others") from error
+    if not isinstance(config, dict):
+        raise MissingError(f"{run.axolotl_yaml} is damaged: it holds no keys", "ax-recipe runs lists the others")
     band = orders["targets"]["loss"]
     target = (float(band[0]), float(band[1])) if band else None
     state = feed.trained(run)

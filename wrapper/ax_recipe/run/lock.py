@@ -137,7 +137,7 @@ class Lock:
 def _read(lock: IO[bytes]) -> Owner | None:
     lock.seek(0)
     words = lock.read().decode(errors="replace").split()
-    return Owner(int(words[0]), *words[1:3]) if words else None
+    return Owner(int(words[0]), *words[1:3]) if words and words[0].isdigit() else None
 
 
 def _beating(lock: IO[bytes]) -> Owner | None:

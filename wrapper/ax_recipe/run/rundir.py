@@ -210,9 +210,14 @@ class RunDir:
             value = json.loads(self.read_text(path))
         except ValueError as error:
             raise self._not_whole(path, f"is damaged: {error}") from error
-        if path == self.orders and not (isinstance(value, dict) and value.keys() >= _PLANNED):
-            raise self._not_whole(path, "is damaged: it is not the plan of a run")
+        if not self._fits(path, value):
+            raise self._not_whole(path, "is damaged: it does not hold what a run writes there")
         return value
+
+    def _fits(self, path: Path, value: Any) -> bool:
+        if path == self.recovery or path.name.startswith(self.answers.stem):
+            return isinstance(value, list) and all(isinstance(row, dict) for row in value)
+        return isinstance(value, dict) and (path != self.orders or value.keys() >= _PLANNED)
 
     def _not_whole(self, path: Path, how: str) -> MissingError:
         hint = f"put it back; without it this run cannot be used, and ax-recipe rm {self.word} removes it"
