@@ -268,16 +268,20 @@ def test_a_log_that_grew_after_the_list_is_cut_back_to_it(
     assert (elsewhere / done.name / "events.jsonl").read_bytes() == text
 
 
+@pytest.mark.parametrize("here", ["a file", "what a file is the same as"])
 def test_a_list_that_names_a_file_outside_of_the_run_is_refused(
-    command: Command, done: RunDir, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command, done: RunDir, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str
 ) -> None:
-    on_another_machine(monkeypatch, tmp_path)
+    elsewhere = on_another_machine(monkeypatch, tmp_path)
+    (elsewhere.parent / "own").write_text("of somebody here")
     told = listed(there / done.name)
-    told["files"]["../../pwned"] = told["files"]["recipe.yaml"]
+    added = {"../../own": told["files"]["recipe.yaml"]} if here == "a file" else {"notes": {"same": "../../own"}}
+    told["files"] |= added
     (there / done.name / "files.json").write_text(json.dumps(told))
     refused = command("fetch", f"{url(there)}/{done.name}")
     assert refused.returncode == 3
-    assert "names a file outside of the run" in refused.stderr
+    assert "names a file outside of the run: ../../own" in refused.stderr
+    assert not (elsewhere / done.name).exists()
 
 
 def test_what_came_with_it_runs_only_when_trusted(

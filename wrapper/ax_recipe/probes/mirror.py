@@ -317,7 +317,7 @@ def get(url: str, folder: Path) -> dict[str, Any]:
     if not told:
         raise FileNotFoundError(f"no run there: {url}/{LIST} is missing")
     files: Marks = told["files"]
-    for key in files:
+    for key in (*files, *(str(mark.get("same", "")) for mark in files.values())):
         if key.startswith("/") or ".." in key.split("/"):
             raise ValueError(f"{url}/{LIST} names a file outside of the run: {key}")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
