@@ -72,15 +72,17 @@ def asked(told: str) -> str:
 
     :raises RecipeError: it holds a secret.
     """
-    parts = urlsplit(told)
     if told == NONE or not told:
         return ""
+    if "://" not in told:
+        return str(Path(told).expanduser().absolute())
+    parts = urlsplit(told)
     if parts.password or parts.query or (parts.username and parts.scheme in ("s3", "gs", "gcs")):
         raise RecipeError(
             f"--mirror {parts.scheme}://...: a secret in it would lie open in the run's files",
             "leave it out: the provider's own variables and files are read",
         )
-    return told.rstrip("/") if "://" in told else str(Path(told).expanduser().absolute())
+    return told.rstrip("/")
 
 
 def wanted(url: str, before: str | None = None) -> str:
