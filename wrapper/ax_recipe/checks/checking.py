@@ -54,7 +54,7 @@ def quick(name: str, gpus: str | None, axolotl: Axolotl | None, changes: Sequenc
     :raises MissingError: the file cannot be read.
     """
     try:
-        found = _subjects(name, gpus, axolotl, changes)
+        found = looked(name, gpus, axolotl, changes)
     except ProblemsError as error:
         return Checked(name, tuple(_with_hidden(error.problems, name, gpus, axolotl, changes)), ())
     problems = [problem for subject, known in found for problem in (*known, *checks.examine(subject))]
@@ -135,9 +135,10 @@ def _asked(subject: Subject, known: Sequence[Problem]) -> Iterator[Problem]:
             yield problem
 
 
-def _subjects(
+def looked(
     name: str, gpus: str | None, axolotl: Axolotl | None, changes: Sequence[str]
 ) -> list[tuple[Subject, list[Problem]]]:
+    """The configs that a recipe or an Axolotl YAML stands for, each with what is wrong with its keys by the schema."""
     path = Path(name).expanduser()
     if path.suffix in {".yaml", ".yml"} and path.is_file():
         document = documents.read(path)
@@ -150,15 +151,8 @@ def _subjects(
 
 
 def subjects(name: str, gpus: str | None, axolotl: Axolotl | None, changes: Sequence[str] = ()) -> list[Subject]:
-    """The configs that a recipe or an Axolotl YAML stands for, the fine-tune last; whatever their keys are."""
-    return [subject for subject, _ in _subjects(name, gpus, axolotl, changes)]
-
-
-def looked(
-    name: str, gpus: str | None, axolotl: Axolotl | None, changes: Sequence[str]
-) -> list[tuple[Subject, list[Problem]]]:
-    """The same, each with what is wrong with its keys by the schema."""
-    return _subjects(name, gpus, axolotl, changes)
+    """Those configs, the fine-tune last; whatever their keys are."""
+    return [subject for subject, _ in looked(name, gpus, axolotl, changes)]
 
 
 def foreign_code(name: str, gpus: str | None, axolotl: Axolotl | None, changes: Sequence[str]) -> list[Problem]:
