@@ -436,6 +436,13 @@ def test_a_run_can_go_on_without_its_mirror(command: Command, done: RunDir, ther
     assert not there.exists()
 
 
+def test_a_run_comes_back_to_a_mirror_that_it_had(done: RunDir, there: Path) -> None:
+    """What is there is its own, and not of another machine that went on with it."""
+    mirroring.settle(done, "none")
+    mirroring.settle(done, url(there))
+    assert not copy(done, "checkpoint-4")["error"]
+
+
 def test_two_machines_do_not_write_over_each_other(command: Command, done: RunDir, there: Path, tmp_path: Path) -> None:
     """The first machine comes back when another has gone on with its run."""
     fetched = tmp_path / "second"

@@ -124,13 +124,9 @@ def settle(run: RunDir, told: str | None) -> None:
         return
     if url:
         refuse(url, run.read_json(run.orders)["axolotl"]["python"])
-    if url == run.mirror.url:
-        return
-    if url:
-        rundir.write(run.mirror.path, mirror.wanted(url))
-    else:
-        run.mirror.path.unlink()
-    seal.put(run.path)
+    if url != run.mirror.url:
+        rundir.write(run.mirror.path, mirror.changed(run.mirror, url))
+        seal.put(run.path)
 
 
 def refuse(url: str, python: str | Path) -> None:

@@ -90,6 +90,11 @@ def wanted(url: str, before: str | None = None) -> str:
     return json.dumps({"url": url, "writer": uuid.uuid4().hex, "before": before}, indent=1)
 
 
+def changed(found: Mirror, url: str) -> str:
+    """mirror.json for another place, or for none (empty): who writes stays who it is, for it may come back."""
+    return json.dumps({**json.loads(wanted(url)), **_read(found.path), "url": url}, indent=1)
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
