@@ -24,7 +24,7 @@ test: $(VENV)/dev $(VENV)/llama.cpp  ## everything that CI checks
 	$(BIN)/mypy
 	$(BIN)/pytest -n auto --dist loadfile
 
-quick: $(VENV)/dev  ## the tests that need no Axolotl, a fault of each kind and fewer examples
+quick: $(VENV)/dev  ## the tests that need neither Axolotl nor many processes, with fewer examples
 	$(BIN)/pytest -m "not axolotl and not slow" --hypothesis-profile quick -n $(TWICE) --dist worksteal
 
 recipes: $(VENV)/dev  ## every recipe trains a tiny model of its architecture, on the CPU: five minutes

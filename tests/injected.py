@@ -55,7 +55,6 @@ COUNT = """import json, sys
 print(json.dumps({"tokens": len((
     "".join("<|%s|>%s<|end|>" % (row["role"], row["content"]) for row in json.loads(sys.argv[1])) + "<|assistant|>"
 ).split())}))"""
-SLOW = frozenset(["dying-ollama", "real-torn", "real-sigterm"])
 REAL_S = 240.0
 SHORT = ("--set", "base.train.max_steps=5", "--set", "train.max_steps=40", "--set", "train.logging_steps=1")
 

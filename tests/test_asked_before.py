@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 REFUSAL = {"errors": [{"loc": ["optimizer"], "message": "no such optimizer"}], "warnings": ["be careful"]}
 
@@ -32,6 +34,7 @@ def test_what_axolotl_refuses_is_not_started(command: Command, fake_axolotl: Pat
     assert not (small_recipe.parent / "runs").exists()
 
 
+@pytest.mark.slow
 def test_each_config_is_asked_about_once(command: Command, fake_axolotl: Path, small_recipe: Path) -> None:
     asked = answering(fake_axolotl, {"errors": [], "warnings": []})
     first = command("run", str(small_recipe), "--until", "train")

@@ -399,6 +399,7 @@ def test_a_row_is_seen_again_in_whatever_order_its_columns_stand() -> None:
     seen.close()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells a process its own peak")
 def test_memory_stays_flat(tmp_path: Path) -> None:
     """A file ten times as large takes no more: 3 MB and 30 MB of rows."""

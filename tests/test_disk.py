@@ -156,6 +156,7 @@ def test_what_is_there_already_is_not_to_be_written(tmp_path: Path) -> None:
     assert then["model"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fake_axolotl")
 def test_a_run_that_goes_on_counts_what_is_still_to_be_written(
     command: Callable[..., subprocess.CompletedProcess[str]], small_recipe: Path
@@ -177,6 +178,7 @@ def test_a_run_that_goes_on_counts_what_is_still_to_be_written(
         assert "GiB free" not in command(*forced).stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fake_axolotl")
 @pytest.mark.parametrize("name", ["recipe.yaml", "axolotl.yaml", "state.json"])
 def test_a_torn_file_of_a_run_is_not_the_disks_affair(

@@ -248,6 +248,7 @@ def holding(folder: Path, values: tuple[str, ...]) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("planted", "fake_axolotl")
 def test_no_secret_of_the_environment_is_in_any_file_of_a_run(
     command: Command, small_recipe: Path, tmp_path: Path

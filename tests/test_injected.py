@@ -9,24 +9,14 @@ import pytest
 import injected
 
 DOCUMENT = injected.ROOT / "docs" / "faults.md"
-# Of each kind of fault the one or two that no other quick test comes near; the whole table is for `make test`.
-QUICK = frozenset([
-    "killed-viewer", "killed-launcher", "closed-terminal", "torn-by-kill", "unwritable-log", "rotated-log",
-    "changed-data", "second-run", "masked", "clock-jump", "broken-upload",
-])  # fmt: skip
 
 
 def test_there_are_more_than_twenty_five() -> None:
     assert len(injected.FAULTS) >= 40
 
 
-def test_the_quick_ones_are_of_the_table() -> None:
-    assert injected.FAULTS.keys() - injected.SLOW > QUICK
-
-
 def marks(name: str) -> list[pytest.MarkDecorator]:
-    real = [pytest.mark.axolotl] if name.startswith("real-") else []
-    return real if name in QUICK else [*real, pytest.mark.slow]
+    return [pytest.mark.slow, *([pytest.mark.axolotl] if name.startswith("real-") else [])]
 
 
 CASES = [pytest.param(name, marks=marks(name)) for name in injected.FAULTS]

@@ -107,6 +107,7 @@ def test_the_run_outlives_its_viewer_and_leaves_no_process(command: Command, sma
     until(lambda: not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in tree))
 
 
+@pytest.mark.slow
 def test_a_killed_runner_leaves_an_interrupted_run(command: Command, small_recipe: Path) -> None:
     with background(["run", str(small_recipe), "--until", "train"], FAKE_AXOLOTL="hang") as viewer:
         until(lambda: rundir.every(rundir.root()) and newest().events.exists())
@@ -120,6 +121,7 @@ def test_a_killed_runner_leaves_an_interrupted_run(command: Command, small_recip
     assert states(newest())["train"] == "interrupted"
 
 
+@pytest.mark.slow
 def test_two_runners_do_not_share_a_run(command: Command, small_recipe: Path) -> None:
     with background(["run", str(small_recipe), "--until", "train"], FAKE_AXOLOTL="hang"):
         until(lambda: rundir.every(rundir.root()) and newest().events.exists())
@@ -136,12 +138,14 @@ def test_json_tells_each_event_on_a_line(command: Command, small_recipe: Path) -
     assert [event["step"] for event in events if event["event"] == "step"] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_watch_replays_a_run_that_is_over(command: Command, small_recipe: Path) -> None:
     live = command("run", str(small_recipe), "--until", "train", "--json", FAKE_AXOLOTL="ok")
     replayed = command("watch", "--json")
     assert replayed.stdout == live.stdout
 
 
+@pytest.mark.slow
 def test_status_names_each_stage_and_its_state(command: Command, small_recipe: Path) -> None:
     trained(command, small_recipe, "ok")
     value = json.loads(command("status", "--json").stdout)

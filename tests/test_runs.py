@@ -194,6 +194,7 @@ def test_rm_refuses_a_run_that_goes_on(tmp_path: Path) -> None:
         runs.refuse_running(run)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_environment_and_is_done_again(command: Command, tmp_path: Path) -> None:
     file = stories.written(tmp_path)
     first = command("run", str(file), "--set", "train.num_epochs=2", "--until", "train")

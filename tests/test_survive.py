@@ -31,7 +31,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 OOM_LOG = ROOT / "tests/logs/axolotl-0.19.0-1gpu-out-of-memory.log"
 FOUR_ROWS = ("--set", "train.global_batch_size=4", "--set", "train.micro_batch_size=4")
 
-pytestmark = pytest.mark.usefixtures("fake_axolotl")
+pytestmark = [pytest.mark.usefixtures("fake_axolotl"), pytest.mark.slow]
 
 
 def attempts(run: RunDir) -> dict[str, int]:

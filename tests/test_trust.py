@@ -75,6 +75,7 @@ def with_keys(recipe: Path, **keys: Any) -> Path:
     return recipe
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fake_axolotl")
 def test_a_run_with_code_of_its_own_starts_only_with_trust(command: Command, small_recipe: Path) -> None:
     argv = ("run", str(with_keys(small_recipe, trust_remote_code=True)), "--until", "train")
@@ -116,6 +117,7 @@ def test_a_check_warns_of_it(command: Command, small_recipe: Path) -> None:
     assert codes["AX056"] == "warning"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fake_axolotl")
 @pytest.mark.parametrize("name", seal.SEALED[:2])
 def test_a_run_folder_that_was_changed_or_sent_starts_nothing(name: str, command: Command, small_recipe: Path) -> None:
@@ -204,6 +206,7 @@ def test_real_axolotl_imports_none_either(tmp_path: Path, monkeypatch: pytest.Mo
     assert not (tmp_path / "marker").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fake_axolotl")
 @pytest.mark.parametrize("verb", ["evaluate", "merge", "export", "bench", "chat"])
 def test_what_is_done_with_a_model_that_somebody_sent_takes_trust_as_well(
