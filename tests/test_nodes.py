@@ -193,6 +193,15 @@ def test_a_run_goes_on_with_what_is_left(command: Command, here: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_run_goes_on_by_the_network_that_is_said(command: Command, here: Path) -> None:
+    assert command(*two("--until", "preprocess"), FAKE_AXOLOTL="ok").returncode == 0
+    done = command("resume", "--bandwidth", "25", "--until", "preprocess", FAKE_AXOLOTL="ok")
+    assert done.returncode == 0, done.stderr
+    told = newest().read_json(newest().orders)["cluster"]
+    assert (told["nodes"], told["gbit"], told["gbit_from"]) == (2, 25.0, "as given")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["b", "c"])
 def test_ssh_starts_the_others(command: Command, here: Path, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     ssh = here / "bin/ssh"

@@ -34,8 +34,6 @@ SORTS = ("time", "name", "recipe", "status", "loss", "eval-loss", "duration")
 FORMS = ("adapter", "merged", "ollama")
 # The names of rundir.TITLES; a test holds them together.
 STAGES = ("base", "preprocess", "train", "evaluate", "merge", "check-merge", "export", "deploy", "chat")
-
-
 # Those of cluster.LAUNCHERS, likewise.
 LAUNCHERS = ("torchrun", "slurm", "ray")
 # What `ax-recipe --help` shows: every verb once, in a line.
@@ -159,8 +157,9 @@ def example(*lines: str) -> str:
 
 
 bandwidth_option = click.option(
-    "--bandwidth", type=click.FloatRange(min=0, min_open=True), metavar="GBIT", help="Gbit/s between them (else 100)."
-)
+    "--bandwidth", type=click.FloatRange(min=0, min_open=True), metavar="GBIT",
+    help="Gbit/s between them (else as measured, or 100).",
+)  # fmt: skip
 
 
 def recipe_options(verb: Verb) -> Verb:

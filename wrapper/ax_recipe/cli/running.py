@@ -160,7 +160,7 @@ def resume(
     found = rundir.find(rundir.root(runs), name)
     if not trust:
         rundir.refuse_foreign(found)
-    if any(value is not None for value in nodes.values()):
+    if any(value is not None for value in (bandwidth, *nodes.values())):
         from ax_recipe.verbs import regrouping
 
         regrouping.regroup(found, nodes, bandwidth)
