@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from ax_recipe.forecast.bandwidth import Measured
 from ax_recipe.forecast.cluster import Cluster
 from ax_recipe.launch.gathering import Gathering
 from ax_recipe.recipe import recipe as recipes
-from ax_recipe.run import belonging, preparing, rundir
+from ax_recipe.run import belonging, preparing, rundir, runs
 from ax_recipe.run.rundir import RunDir, StageRecord
 
 
@@ -49,7 +48,7 @@ def measure(name: str, changes: Sequence[str], gpus: str | None, several: Cluste
         there.tell(prepared.run, prepared.orders)
         return _measured(prepared.run, prepared.orders, several)
     finally:
-        shutil.rmtree(prepared.run.path)
+        runs.remove(prepared.run)
 
 
 def _measured(run: RunDir, orders: Mapping[str, Any], several: Cluster) -> Measured:
