@@ -57,9 +57,6 @@ def make(plan: Plan, run: RunDir, axolotl: Axolotl, cluster: Cluster | None = No
         training = _far_environment(plan, training)
     command, yaml = str(axolotl.command), str(run.axolotl_yaml)
     full = plan.recipe.method == "full"
-    trained = ("--base-model", str(run.output)) if full else ("--lora-model-dir", str(run.output))
-    single = str(run.alone_yaml) if plans.alone(plan.train) else yaml
-    scored = (command, "evaluate", single, "--launcher", "python")
     train = (command, "train", yaml, *_launcher(plan.hardware.count))
     if cluster:
         train = _far(cluster, run, axolotl) or train
@@ -71,19 +68,7 @@ def make(plan: Plan, run: RunDir, axolotl: Axolotl, cluster: Cluster | None = No
         _base_stage(plan, run, axolotl),
         Stage("preprocess", ((command, "preprocess", yaml),), quiet, prepared_by_train),
         Stage("train", (train,), training),
-        # axolotl evaluate scores the untrained base unless it is told where the adapter is.
-        Stage(
-            "evaluate",
-            # A full fine-tune has no adapter to switch off: its base is loaded and scored first.
-            (*(((*scored,),) if full else ()), (*scored, *trained)),
-            alone
-            | {
-                "AX_RECIPE_HELD_OUT_ONLY": "1",
-                "AX_RECIPE_LOSSES": str(run.losses),
-                "AX_RECIPE_GENERAL": str(assets.general()),
-            },
-            _unscored(plan),
-        ),
+        _evaluate_stage(plan, run, command, alone),
         Stage(
             "merge",
             ((command, "merge-lora", yaml, "--lora-model-dir", str(run.output)),),
@@ -100,6 +85,21 @@ def make(plan: Plan, run: RunDir, axolotl: Axolotl, cluster: Cluster | None = No
             "" if plan.recipe.checks else "the recipe has no checks",
         ),
     )
+
+
+def _evaluate_stage(plan: Plan, run: RunDir, command: str, environment: Mapping[str, str]) -> Stage:
+    file = run.alone_yaml if plans.alone(plan.train) else run.axolotl_yaml
+    scored = (command, "evaluate", str(file), "--launcher", "python")
+    # axolotl evaluate scores the untrained base unless it is told where the adapter is.
+    argvs: tuple[tuple[str, ...], ...] = ((*scored, "--lora-model-dir", str(run.output)),)
+    if plan.recipe.method == "full":  # no adapter to switch off: its base is loaded and scored first
+        argvs = (scored, (*scored, "--base-model", str(run.output)))
+    told = {
+        "AX_RECIPE_HELD_OUT_ONLY": "1",
+        "AX_RECIPE_LOSSES": str(run.losses),
+        "AX_RECIPE_GENERAL": str(assets.general()),
+    }
+    return Stage("evaluate", argvs, {**environment, **told}, _unscored(plan))
 
 
 def _unscored(plan: Plan) -> str:
