@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -29,6 +30,12 @@ from ax_recipe.cli.program import (
     until_option,
 )
 from ax_recipe.errors import MissingError, RecipeError
+
+if TYPE_CHECKING:
+    from ax_recipe.forecast.cluster import Cluster
+    from ax_recipe.forecast.hardware import Hardware
+    from ax_recipe.recipe.recipe import Recipe
+    from ax_recipe.run.rundir import RunDir
 
 
 @main.command(epilog=example("ax-recipe run pirate-tiny", "ax-recipe run pirate --gpus 4"))
@@ -75,15 +82,8 @@ def run(
     from ax_recipe.run import preparing, rundir
     from ax_recipe.verbs import attend
 
-    wanted = recipe.load(name, changes)
-    several = cluster.asked(**nodes)
-    try:
-        lent = cluster.lent(several, gpus, preparing.wanted_hardware(wanted), bandwidth)
-    except MissingError as error:
-        if not dry_run:
-            raise
-        click.echo(f"{error.message}: shown all the same; a run needs it", err=True)
-        lent = preparing.hardware_for(wanted, gpus, several, bandwidth)
+    wanted, several = recipe.load(name, changes), cluster.asked(**nodes)
+    lent = _lent(wanted, several, gpus, bandwidth, dry_run=dry_run)
     found = for_dry_run(axolotl) if dry_run else environment.find(axolotl)
     place = mirrors.asked(mirror or "")
     prepared = preparing.for_run(wanted, lent, found, rundir.root(runs), cluster=several, alone=not place)
@@ -95,14 +95,7 @@ def run(
     trusting.refuse(wanted, warnings, trusted=trust)
     before = None if new else earlier.find(prepared)
     if before:
-        click.echo(f"{before.name} is this very run, {attend.found(before)} (--new starts another)", err=True)
-        if before.worker:
-            if any((until, on_oom, on_hang, time_limit)):
-                click.echo("how far it goes and what it may do stay as it was started with", err=True)
-            return attend.attend(before, as_json=as_json, owns=False)
-        if not force:
-            disk.refuse(preparing.left(before, until), ways="")
-        return again(str(before.path), runs, (), as_json, trust, (on_oom, on_hang, time_limit), until, mirror)
+        return _go_on(before, runs, until, trust, force, (on_oom, on_hang, time_limit), mirror, as_json=as_json)
     only = STAGES[: STAGES.index(until) + 1] if until else ()
     if prepared.forecast and not as_json:
         from ax_recipe.view import plan as view
@@ -124,6 +117,41 @@ def run(
     ready(prepared.run)
     runner.launch(prepared.run, (), told, until)
     return attend.attend(prepared.run, as_json=as_json)
+
+
+def _lent(
+    wanted: Recipe, several: Cluster | None, gpus: str | None, bandwidth: float | None, *, dry_run: bool
+) -> Hardware:
+    """What the run gets; to be only looked at, also what this machine has not."""
+    from ax_recipe.forecast import cluster
+    from ax_recipe.run import preparing
+
+    try:
+        return cluster.lent(several, gpus, preparing.wanted_hardware(wanted), bandwidth)
+    except MissingError as error:
+        if not dry_run:
+            raise
+        click.echo(f"{error.message}: shown all the same; a run needs it", err=True)
+        return preparing.hardware_for(wanted, gpus, several, bandwidth)
+
+
+def _go_on(
+    before: RunDir, runs: str | None, until: str | None, trust: bool, force: bool, told: Sequence[str | None],
+    mirror: str | None, *, as_json: bool,
+) -> int:  # fmt: skip
+    """Watch the run that the same command made before, or let it go on."""
+    from ax_recipe.forecast import disk
+    from ax_recipe.run import preparing
+    from ax_recipe.verbs import attend
+
+    click.echo(f"{before.name} is this very run, {attend.found(before)} (--new starts another)", err=True)
+    if before.worker:
+        if until or any(told):
+            click.echo("how far it goes and what it may do stay as it was started with", err=True)
+        return attend.attend(before, as_json=as_json, owns=False)
+    if not force:
+        disk.refuse(preparing.left(before, until), ways="")
+    return again(str(before.path), runs, (), as_json, trust, told, until, mirror)
 
 
 @main.command(epilog=example("ax-recipe resume pirate-20261122-101500"))
