@@ -341,10 +341,21 @@ def test_a_storage_without_its_library_says_what_to_install(
     assert words in told.stderr
 
 
-@pytest.mark.parametrize("where", ["s3://key:secret@bucket/runs", "az://box/runs?sig=abc", "sftp://me:word@host/x"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        *("s3://key:secret@bucket/runs", "az://box/runs?sig=abc", "sftp://me:word@host/x"),
+        *("simplecache::s3://key:secret@bucket/runs", f"https://{'a' * 40}@host/runs"),
+    ],
+)
 def test_a_secret_in_the_address_is_refused(where: str) -> None:
-    with pytest.raises(RecipeError, match="a secret in it would lie open"):
+    with pytest.raises(RecipeError, match="a secret in it would lie open") as refused:
         mirror.asked(where)
+    assert "@" not in str(refused.value)
+
+
+def test_a_folder_may_be_called_as_no_address_is(tmp_path: Path) -> None:
+    assert mirror.asked(f"{tmp_path}/what?") == f"{tmp_path}/what?"
 
 
 def test_a_place_that_vanishes_ends_no_training_and_is_made_good_when_it_is_back(

@@ -23,7 +23,7 @@ _FORMS = re.compile(
     r"\b(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|sk-[\w-]{20,}|AKIA[A-Z0-9]{16}|xox[abpr]-[\w-]{10,})"
 )
 _USERINFO = re.compile(r"\b[a-z][a-z0-9+.-]*://([^\s/@:]*:[^\s/@]+|[^\s/@]{16,})@", re.IGNORECASE)
-_VARIABLES = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|KEY)$", re.IGNORECASE)
+_VARIABLES = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CONNECTION_STRING)$", re.IGNORECASE)
 _SHORTEST = 8  # a shorter value of such a variable is a word like "true" or a file's name, and in every text
 
 
@@ -39,6 +39,11 @@ def find(document: Document) -> list[Problem]:
             found.append(Problem(CODE, "error", f"{why}: it would lie open in every file of the run",
                                  document.file, line, key, fix))  # fmt: skip
     return found
+
+
+def has_form(text: str) -> bool:
+    """Whether a token, or an address with a password in it, is in ``text``, as far as their form tells."""
+    return bool(_FORMS.search(text) or _USERINFO.search(text))
 
 
 def from_environment() -> Mapping[str, str]:
@@ -70,7 +75,7 @@ def _texts(value: Any, path: Keys) -> Iterator[tuple[Keys, str]]:
     """Every text in a value with its path; a key is a text as well."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            if isinstance(key, str) and (_FORMS.search(key) or _USERINFO.search(key)):
+            if isinstance(key, str) and has_form(key):
                 yield path, key
             yield from _texts(inner, (*path, key))
     elif isinstance(value, list | tuple):

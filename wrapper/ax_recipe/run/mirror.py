@@ -76,10 +76,12 @@ def asked(told: str) -> str:
         return ""
     if "://" not in told:
         return str(Path(told).expanduser().absolute())
+    from ax_recipe.recipe import secret  # here, for it reads YAML, and who only looks at a run has no use for that
+
     parts = urlsplit(told)
-    if parts.password or parts.query or (parts.username and parts.scheme in ("s3", "gs", "gcs")):
+    if parts.query or secret.has_form(told) or (parts.username and parts.scheme in ("s3", "gs", "gcs")):
         raise RecipeError(
-            f"--mirror {parts.scheme}://...: a secret in it would lie open in the run's files",
+            f"{told.partition('://')[0]}://...: a secret in it would lie open in the run's files",
             "leave it out: the provider's own variables and files are read",
         )
     return told.rstrip("/")
