@@ -508,6 +508,16 @@ def test_the_marker_of_a_checkpoint_comes_last(done: RunDir, there: Path) -> Non
     assert not (there / done.name / "output/checkpoint-4/trainer_state.json").exists()
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"url": 3}', '{"url": "URL", "time": "noon", "bytes": 1}', b"\xff"])
+def test_what_the_last_copy_said_may_be_damaged(done: RunDir, invoke: Invoke, text: str | bytes) -> None:
+    place = f"{done.mirror.url}/{done.name}"
+    done.mirror.told.write_bytes(text if isinstance(text, bytes) else text.replace("URL", place).encode())
+    assert f"Kept at {place}: nothing is" in invoke("status").stdout
+    assert copy(done, "checkpoint-4")["checkpoint"] == "checkpoint-4"
+    done.mirror.path.write_bytes(b"\xff")
+    assert invoke("status").exit_code == 0
+
+
 def test_half_written_results_are_not_copied(done: RunDir, there: Path) -> None:
     adapter = there / done.name / "output/adapter_model.safetensors"
     (done.output / "adapter_model.safetensors").write_bytes(b"half")

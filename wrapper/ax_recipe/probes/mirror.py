@@ -287,6 +287,15 @@ def checkpoints(files: Marks) -> list[str]:
     return sorted(names, key=lambda name: -int(name.rpartition("-")[2]))
 
 
+def before(path: Path) -> dict[str, Any]:
+    """What the copy before this one said; nothing where that is damaged, for this one says it anew."""
+    try:
+        told = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
 def put(run: Path, but: tuple[str, ...], checkpoints: list[str]) -> int:
     """Copy a run; RUN/mirrored.json says how that went."""
     os.nice(NICE)
@@ -294,7 +303,7 @@ def put(run: Path, but: tuple[str, ...], checkpoints: list[str]) -> int:
     with (run / "mirror.lock").open("ab") as lock:
         with contextlib.suppress(OSError):  # a shared file system may have no locks
             fcntl.flock(lock, fcntl.LOCK_EX)  # a runner that was killed may have left a copy at work
-        told = json.loads(path.read_text()) if path.is_file() else {}
+        told = before(path)
         told = told if told.get("url") == copy.url else {}
         try:
             told = {**copy.go(), "error": "", "hint": "", "took_s": time.time() - began, "url": copy.url}

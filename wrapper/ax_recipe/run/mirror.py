@@ -55,16 +55,17 @@ class Mirror:
             return f"{place}: nothing is there yet"
         there = _there(told)
         if told.get("error"):
-            return f"{place}: {there}, nothing after it: {told['error']} ({told['hint']})"
+            return f"{place}: {there}, nothing after it: {told['error']} ({told.get('hint')})"
         return f"{place}: {there}"
 
 
 def _there(told: Mapping[str, Any]) -> str:
-    if "time" not in told:
+    at, size = told.get("time"), told.get("bytes")
+    if not (isinstance(at, int | float) and isinstance(size, int)):
         return "nothing is there"
-    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(told["time"]))
-    newest = f", {told['checkpoint']} the newest" if told["checkpoint"] else ", no checkpoint yet"
-    return f"all of {at} is there{newest}, {told['bytes'] / 2**20:,.1f} MiB"
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+    newest = f", {told['checkpoint']} the newest" if told.get("checkpoint") else ", no checkpoint yet"
+    return f"all of {when} is there{newest}, {size / 2**20:,.1f} MiB"
 
 
 def asked(told: str) -> str:
@@ -99,7 +100,7 @@ def changed(found: Mirror, url: str) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # there is none, or it is damaged: then the seal of mirror.json does not hold
         return {}
-    return value
+    return value if isinstance(value, dict) else {}
