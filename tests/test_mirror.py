@@ -447,8 +447,10 @@ def test_a_run_can_go_on_without_its_mirror(command: Command, done: RunDir, ther
     assert not there.exists()
 
 
-def test_a_run_comes_back_to_a_mirror_that_it_had(done: RunDir, there: Path) -> None:
+def test_a_run_comes_back_to_a_mirror_that_it_had(invoke: Invoke, done: RunDir, there: Path) -> None:
     """What is there is its own, and not of another machine that went on with it."""
+    mirroring.settle(done, str(there.with_name("share")))
+    assert json.loads(invoke("status", "--json").stdout)["mirror"] == {"url": f"{there.with_name('share')}/{done.name}"}
     mirroring.settle(done, "none")
     mirroring.settle(done, url(there))
     assert not copy(done, "checkpoint-4")["error"]

@@ -103,12 +103,11 @@ class Mirroring:
 
     def _fail(self, error: str) -> None:
         """Say it once; all that a person sees of a run reads mirrored.json."""
-        told, place = self.run.mirror.read(), f"{self.run.mirror.url}/{self.run.name}"
+        told = self.run.mirror.read()
         if told.get("error") != error:  # it could not say so itself
-            there = told if told.get("url") == place else {}
-            hint = f"its log: {self.run.mirror.log}"
+            hint, place = f"its log: {self.run.mirror.log}", self.run.mirror.place
             with suppress(MissingError):  # the disk is full, which the run itself says
-                self.run.write_json(self.run.mirror.told, {**there, "error": error, "hint": hint, "url": place})
+                self.run.write_json(self.run.mirror.told, {**told, "error": error, "hint": hint, "url": place})
         if error != self._error:
             self._say(f"mirror: {self.run.mirror.words()}")
         self._error = error

@@ -42,16 +42,22 @@ class Mirror:
         """The folder of runs there; empty where it is kept nowhere else."""
         return str(_read(self.path).get("url", ""))
 
+    @property
+    def place(self) -> str:
+        """Where this very run is there."""
+        return f"{self.url}/{self.folder.name}"
+
     def read(self) -> dict[str, Any]:
-        """What the last copy said; nothing where there was none."""
-        return _read(self.told)
+        """What the last copy to that place said; nothing where there was none."""
+        told = _read(self.told)
+        return told if told.get("url") == self.place else {}
 
     def words(self) -> str:
         """In a line what is there and what is not; empty where it is kept nowhere else."""
         if not self.url:
             return ""
-        place, told = f"{self.url}/{self.folder.name}", self.read()
-        if told.get("url") != place:
+        place, told = self.place, self.read()
+        if not told:
             return f"{place}: nothing is there yet"
         there = _there(told)
         if told.get("error"):

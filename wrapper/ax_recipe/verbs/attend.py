@@ -196,5 +196,5 @@ def as_json(run: RunDir, state: RunState) -> str:
     if run.job.number:
         value["job"] = {"id": run.job.number, "state": run.job.state or None}
     if run.mirror.url:
-        value["mirror"] = {"url": f"{run.mirror.url}/{run.name}", **run.mirror.read()}
+        value["mirror"] = {"url": run.mirror.place, **run.mirror.read()}
     return json.dumps(value, indent=1)
