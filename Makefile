@@ -56,7 +56,7 @@ $(VENV)/axolotl: pyproject.toml | $(BIN)/python
 	touch $@
 
 $(VENV)/dev: $(VENV)/axolotl
-	$(PIP) install --quiet --no-compile --group dev
+	$(PIP) install --quiet --no-compile $(TORCH) --editable '.[axolotl]' --group dev
 	touch $@
 
 $(VENV)/llama.cpp: | $(BIN)/python

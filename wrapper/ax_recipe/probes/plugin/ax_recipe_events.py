@@ -82,8 +82,8 @@ class EventsPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl is absent from 
         self.sink.write("phase", name="loading", exact=True)
         if cfg.liger_rope and (cfg.lora_qkv_kernel or cfg.lora_o_kernel):
             _let_liger_rope_through(cfg)
-        # Axolotl 0.19 seeds only its trainer, when adapter and new weights have their first random values already: those
-        # depended on what came before, as on whether the data was tokenised now or by an earlier run.
+        # Axolotl 0.19 seeds only its trainer, when an adapter or new weights have their first random values already:
+        # those depended on what came before, as on whether the data was tokenised now or by an earlier run.
         if (cfg.adapter or cfg.reinit_weights) and cfg.seed is not None:
             set_seed(cfg.seed)
 
