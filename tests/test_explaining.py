@@ -136,7 +136,7 @@ def test_a_full_fine_tune_is_told_what_lora_would_be() -> None:
 def test_an_axolotl_yaml_has_its_numbers_too(tmp_path: Path) -> None:
     path = tmp_path / "axolotl.yml"
     path.write_text(
-        "base_model: NousResearch/Meta-Llama-3.1-8B\nadapter: lora\nlora_r: 16\nlora_alpha: 32\n"
+        "'base_model': NousResearch/Meta-Llama-3.1-8B\nadapter: lora\nlora_r: 16\nlora_alpha: 32\n"
         "lora_target_linear: true\nlearning_rate: 2e-4\nsequence_len: 2048\nbf16: true\n"
         "datasets: [{path: someone/rows, type: chat_template}]\n",
         encoding="utf-8",

@@ -81,7 +81,7 @@ def _may_be_a_run(name: str, runs: Path) -> bool:
 
 def _foretold(name: str, axolotl: Axolotl | None) -> Training:
     found = planning.of_file(name, None, axolotl)
-    if _is_axolotl_yaml(name):
+    if planning.raw(name) is not None:
         return Training(found, int(found.keys.get("sequence_len") or 512), None, None, None, None)
     recipe = recipes.load(name)
     ship, band = recipe.ship, recipe.targets.loss
@@ -90,11 +90,6 @@ def _foretold(name: str, axolotl: Axolotl | None) -> Training:
         made = {"rows": [str(row["path"]) for row in recipe.base.data], "epochs": recipe.base.train.num_epochs}
     target = (float(band[0]), float(band[1])) if band else None
     return Training(found, ship.num_ctx or recipe.train.sequence_len, ship.quantize, target, made, None)
-
-
-def _is_axolotl_yaml(name: str) -> bool:
-    path = Path(name).expanduser()
-    return path.is_file() and path.suffix in {".yaml", ".yml"} and "\nbase_model:" in "\n" + path.read_text("utf-8")
 
 
 def _run(run: RunDir) -> Training:

@@ -15,6 +15,7 @@ from ax_recipe.forecast.hardware import target
 from ax_recipe.recipe import document as documents
 from ax_recipe.recipe import recipe as recipes
 from ax_recipe.recipe import schema
+from ax_recipe.recipe.document import Document
 from ax_recipe.run import preparing
 
 
@@ -28,21 +29,30 @@ def of_file(
     several: Cluster | None = None,
     gbit: float | None = None,
 ) -> Forecast:
-    """Foretell a recipe (by name or file) or a raw Axolotl YAML: the latter has ``base_model``, a recipe ``base``.
+    """Foretell a recipe (by name or file) or a raw Axolotl YAML.
 
     :param gpus: ``4xH200-141GB``, a number, ``auto`` for this machine's, or None for those of the recipe.
     :param several: such machines, between which ``gbit`` Gbit/s go.
     :raises RecipeError: the file, the hardware or the model's config.json is wrong.
     :raises MissingError: the model's shape is not known here.
     """
-    path = Path(name).expanduser()
-    if path.suffix in {".yaml", ".yml"} and path.is_file() and "base_model" in (document := documents.read(path)).value:
+    if (document := raw(name)) is not None:
         if changes:
             raise RecipeError("--set changes a recipe, and this is an Axolotl YAML", "change the file itself")
         preparing.refuse_problems(schema.check(document, axolotl_schema(axolotl)["schema"]))
         keys = {**document.value, "sequence_len": sequence_len} if sequence_len else document.value
         hardware = spread(target(gpus), several, gbit)
+        path = Path(name).expanduser()
         return forecast.foretell(path.stem, keys, hardware, path.parent, price=price)
     longer = [f"train.sequence_len={sequence_len}"] if sequence_len else []
     plan = preparing.for_print(recipes.load(name, (*changes, *longer)), gpus, axolotl, several, gbit)
     return preparing.foretold(plan, price)
+
+
+def raw(name: str) -> Document | None:
+    """The Axolotl YAML whose file this is, known by its ``base_model``; None where it is a recipe's name or file."""
+    path = Path(name).expanduser()
+    if path.suffix not in {".yaml", ".yml"} or not path.is_file():
+        return None
+    document = documents.read(path)
+    return document if "base_model" in document.value else None
