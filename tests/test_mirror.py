@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import importlib.util
@@ -131,7 +132,8 @@ def killed(recipe: Path, there: Path) -> str:
         run, holder = newest(), newest().holder()
         assert holder is not None
         for process in [*psutil.Process(holder).children(recursive=True), *belonging.processes(run)]:
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # the one before it was its parent
+                process.kill()
         os.kill(holder, signal.SIGKILL)
         viewer.wait(DEADLINE_S)
     return run.name
