@@ -268,7 +268,7 @@ def test_what_a_machine_does_not_see_is_named(command: Command, here: Path) -> N
 def test_a_machine_that_falls_silent_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = gathered(tmp_path)
     found.look()
-    assert found.run.read_json(found.run.nodes / "meeting.json")["go"]
+    assert found.run.read_json(found.run.meeting)["go"]
     monkeypatch.setattr(gathering, "LOST_S", -1.0)
     with pytest.raises(RunFailedError, match=r"node 0 \(a\) was lost") as caught:
         found.look(at_once=True)
@@ -277,7 +277,7 @@ def test_a_machine_that_falls_silent_is_lost(tmp_path: Path, monkeypatch: pytest
 
 def meeting(found: Gathering) -> dict[str, Any]:
     found.look(at_once=True)
-    value: dict[str, Any] = found.run.read_json(found.run.nodes / "meeting.json")
+    value: dict[str, Any] = found.run.read_json(found.run.meeting)
     return value
 
 
@@ -345,7 +345,7 @@ def test_a_head_that_fails_because_a_machine_is_gone_names_it(tmp_path: Path, mo
 def test_a_machine_that_is_none_of_the_attempt_does_not_count(tmp_path: Path) -> None:
     found = gathered(tmp_path, attempt=1)
     found.look()
-    assert not found.run.read_json(found.run.nodes / "meeting.json")["go"]
+    assert not found.run.read_json(found.run.meeting)["go"]
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ class Gathering:
 
     def _say(self, **values: bool) -> None:
         self._meeting |= values
-        self.run.write_json(self.run.nodes / "meeting.json", self._meeting)
+        self.run.write_json(self.run.meeting, self._meeting)
 
     def _hear(self, node: _Node, now: float) -> None:
         with contextlib.suppress(MissingError):  # it has not come yet, or is being written
@@ -264,9 +264,8 @@ def commands(run: RunDir, orders: Mapping[str, Any]) -> list[str]:
 
 def dismissed(run: RunDir) -> None:
     """Tell those that stay that there is no other attempt."""
-    path = run.nodes / "meeting.json"
-    if path.is_file():
-        run.write_json(path, {**run.read_json(path), "over": True, "dismissed": True})
+    if run.meeting.is_file():
+        run.write_json(run.meeting, {**run.read_json(run.meeting), "over": True, "dismissed": True})
 
 
 def paths(run: RunDir, orders: Mapping[str, Any]) -> list[str]:

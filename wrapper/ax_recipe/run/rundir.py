@@ -115,6 +115,7 @@ class RunDir:
         self.policy = path / "policy.json"  # what it may do by itself when memory, time or patience runs out
         self.recovery = path / "recovery.json"  # what was changed to get past that
         self.nodes = path / "nodes"  # what the machines of a training over several tell each other
+        self.meeting = self.nodes / "meeting.json"  # the head's word to them
         self.script = path / "job.sbatch"  # what Slurm starts, where it does
         self.job = slurm.Job(path / "job.json")
         self.mirror = Mirror(path)  # where else it is kept
