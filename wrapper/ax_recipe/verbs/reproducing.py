@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ax_recipe.axolotl import Axolotl
 from ax_recipe.checks import all as checks
@@ -29,7 +31,12 @@ def prepare(
     text = run.read_text(run.recipe)
     prepared = preparing.for_run(found, lent, its_axolotl, runs, text)
     trust.refuse(found, planned.refuse(prepared.plan, its_axolotl, checks.examine), trusted=trusted)
-    return prepared, different(run)
+    return prepared, [*_alone(orders), *different(run)]
+
+
+def _alone(orders: Mapping[str, Any]) -> list[str]:
+    nodes = (orders.get("cluster") or {"nodes": 1})["nodes"]
+    return [f"it trained on {nodes} machines, and now on this one alone"] if nodes > 1 else []
 
 
 def different(run: RunDir) -> list[str]:
