@@ -294,7 +294,7 @@ def test_the_network_is_measured_before_they_go_and_kept(tmp_path: Path) -> None
     assert kept.seconds == (0.2, 0.1, 0.1)
     log = found.run.log("train", 2).read_text()
     assert "[INFO] [ax_recipe.launch.runner] the network carries 0.671 GB/s of bus bandwidth (0.336 to 0.671)" in log
-    assert "[WARNING] [ax_recipe.launch.runner] 5.37 of 400 Gbit/s were reached (GLOO_SOCKET_IFNAME say" in log
+    assert "[WARNING] [ax_recipe.launch.runner] 5.37 of 400 Gbit/s were reached (which network is taken: GLOO_" in log
 
 
 def test_a_network_that_cannot_be_measured_keeps_nobody_from_training(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def compared(found: Measured, given: float) -> str:
     if reached >= FAR_BELOW * given:
         return ""
     which = "NCCL_SOCKET_IFNAME, NCCL_IB_HCA" if found.backend == "nccl" else "GLOO_SOCKET_IFNAME"
-    return f"{reached:.3g} of {given:g} Gbit/s were reached ({which} say which network is taken), by {found}"
+    return f"{reached:.3g} of {given:g} Gbit/s were reached (which network is taken: {which}), by {found}"
 
 
 def kept(cluster: Mapping[str, Any], gpus: int) -> Measured | None:
