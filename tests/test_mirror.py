@@ -216,7 +216,24 @@ def test_a_base_that_was_made_for_the_run_comes_along(
     assert not proof.flaw(elsewhere, "base")
 
 
+def test_what_is_no_address_is_not_taken_for_a_folder(tmp_path: Path) -> None:
+    for told in ("s3:/bucket/runs", "foo:bar"):
+        with pytest.raises(RecipeError, match="neither an address nor plainly a folder"):
+            mirror.asked(told)
+    assert mirror.asked(f"{tmp_path}/at:noon") == f"{tmp_path}/at:noon"
+
+
+def test_a_run_is_the_same_wherever_else_it_is_kept(
+    command: Command, done: RunDir, small_recipe: Path, tmp_path: Path
+) -> None:
+    for told in ((), ("--mirror", str(tmp_path / "another"))):
+        again = command("run", str(small_recipe), "--until", "train", *told)
+        assert f"{done.name} is this very run" in again.stderr
+    assert len(list(done.path.parent.iterdir())) == 1
+
+
 def test_runs_there_are_listed(command: Command, done: RunDir, there: Path) -> None:
+    (there / "notes.txt").write_text("no run", encoding="utf-8")
     told = command("fetch", url(there))
     assert not told.stderr
     assert told.stdout.split()[:3] == [done.name, "waiting", "checkpoint-4"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from ax_recipe.forecast.hardware import CPU
 from ax_recipe.recipe.document import Document
 from ax_recipe.run import rundir, seal
 from conftest import installed_axolotl
+from test_runner import newest
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -115,6 +117,23 @@ def test_a_check_warns_of_it(command: Command, small_recipe: Path) -> None:
     done = command("check", str(with_keys(small_recipe, trust_remote_code=True)), "--json")
     codes = {problem["code"]: problem["severity"] for problem in json.loads(done.stdout)["problems"]}
     assert codes["AX056"] == "warning"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fake_axolotl")
+def test_a_run_works_where_it_was_made(command: Command, small_recipe: Path, tmp_path: Path) -> None:
+    assert command("run", str(small_recipe), "--until", "train").returncode == 0
+    run = newest().path
+    shutil.copytree(run, tmp_path / "copy" / run.name)
+    copied = command("resume", str(tmp_path / "copy" / run.name))
+    assert copied.returncode == 2, copied.stderr
+    assert f"is a copy of {run}" in copied.stderr
+    run.rename(tmp_path / "moved")
+    moved = command("merge", str(tmp_path / "moved"), "--trust")
+    assert moved.returncode == 2, moved.stderr
+    assert f"mv {tmp_path}/moved {run}" in moved.stderr
+    (tmp_path / "moved").rename(run)
+    assert command("resume", str(run), "--until", "evaluate").returncode == 0
 
 
 @pytest.mark.slow

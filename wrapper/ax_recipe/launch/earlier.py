@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ax_recipe.axolotl import cache_folder
 from ax_recipe.errors import MissingError
 from ax_recipe.launch import environment
 from ax_recipe.run import rundir, seal
@@ -41,8 +42,11 @@ def _has_the_same_data(run: RunDir) -> bool:
 
 
 def _bare(name: str, text: str, run: RunDir) -> Any:
-    """What was decided, without what is no difference: the run's own folder, and what another shell brings along."""
-    text = text.replace(str(run.path), "")
+    """What was decided, without what is no difference: the run's own folder, and what another shell brings along.
+
+    Nor is it where tokenised data lies, in the run (which may be kept elsewhere, too) or in the cache.
+    """
+    text = text.replace(str(cache_folder() / "prepared"), "/prepared").replace(str(run.path), "")
     if name != run.orders.name:
         return text
     value = json.loads(text)

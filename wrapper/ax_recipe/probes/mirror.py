@@ -71,7 +71,7 @@ class Place:
         """What is in a file; None where it is not there."""
         try:
             content: bytes = self.storage.cat_file(self.path(name))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return content
 

@@ -77,11 +77,15 @@ def _there(told: Mapping[str, Any]) -> str:
 def asked(told: str) -> str:
     """The place that a person names: a URL, or a folder of this machine or a shared one; empty for ``none``.
 
-    :raises RecipeError: it holds a secret.
+    :raises RecipeError: it holds a secret, or is neither.
     """
     if told == NONE or not told:
         return ""
     if "://" not in told:
+        scheme, colon, _ = told.partition(":")
+        if colon and scheme.isalnum():
+            hint = f"an address begins with two slashes, {scheme}://; a folder of that name is ./{told}"
+            raise RecipeError(f"{told} is neither an address nor plainly a folder", hint)
         return str(Path(told).expanduser().absolute())
     from ax_recipe.recipe import secret  # here, for it reads YAML, and who only looks at a run has no use for that
 

@@ -319,7 +319,7 @@ def create(run: RunDir, files: Mapping[str, str]) -> None:
 def refuse_foreign(run: RunDir) -> None:
     """Stop before anything that a run folder names is started, where the folder was not made here.
 
-    :raises RecipeError: it was made by another account, or changed since.
+    :raises RecipeError: it was made by another account or in another place, or changed since.
     :raises MissingError: it is not whole: that no trust helps.
     """
     if not seal.holds(run.path):
@@ -329,6 +329,13 @@ def refuse_foreign(run: RunDir) -> None:
             f"{run.path} was not made by this account, or its {changed} was changed since: it could start anything",
             f"read what it would start ({run.orders}), then give the same command with --trust",
         )
+    made = Path(run.read_json(run.orders).get("output", run.output)).parent
+    if made.resolve() != run.path.resolve():
+        words, hint = (
+            ("is a copy of", f"use that one: ax-recipe status {made}") if is_run(made)
+            else ("was moved from", f"move it back: mv {shlex.quote(str(run.path))} {shlex.quote(str(made))}")
+        )  # fmt: skip
+        raise RecipeError(f"{run.path} {words} {made}: its configs name that place, and would work there", hint)
 
 
 def every(runs: Path) -> list[RunDir]:
