@@ -157,6 +157,20 @@ def test_a_run_of_a_machine_that_vanished_goes_on_elsewhere(
     assert (there / name / "output/adapter_model.safetensors").read_bytes() == b"weights"
 
 
+@pytest.mark.slow
+def test_what_a_stage_made_is_told_of_where_it_is_now(
+    command: Command, small_recipe: Path, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command("run", str(small_recipe), "--until", "merge", "--mirror", url(there))
+    run = newest()
+    assert f"{run.output}/merged" in command("status").stdout
+    elsewhere = on_another_machine(monkeypatch, tmp_path)
+    assert command("fetch", f"{url(there)}/{run.name}").returncode == 0
+    told = command("status").stdout
+    assert str(run.path) not in told
+    assert f"{elsewhere / run.name}/output/merged" in told
+
+
 def test_what_is_proven_there_is_not_done_again_here(
     command: Command, done: RunDir, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

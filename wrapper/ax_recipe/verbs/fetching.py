@@ -86,7 +86,7 @@ def _move(run: RunDir, found: Axolotl, gpus: int | None) -> None:
     places = {str(Path(orders["output"]).parent): str(run.path), str(then.parent): str(here.parent)}
     if orders["scratch"] and run.base.is_dir():
         places[orders["base"]] = str(run.base)
-    names = (run.orders.name, "axolotl*.yaml", "alone.yaml", "base.yaml", run.environment.name)
+    names = (run.orders.name, run.state.name, "axolotl*.yaml", "alone.yaml", "base.yaml", run.environment.name)
     for path in (path for name in names for path in run.path.glob(name)):
         rundir.write(path, _moved(path.read_text(encoding="utf-8"), places))
     proof.move(run, lambda text: _moved(text, places))
