@@ -294,6 +294,21 @@ def test_every_kind_of_json_gives_the_same_rows(tmp_path: Path) -> None:
         assert places == sorted(places)
 
 
+@pytest.mark.parametrize(("text", "flaw", "whole"), [
+    ('[{"a": 1}, {"a": 2},\n]', "a comma before the end", 2), ('[{"a": 1}\n{"a": 2}]', "no comma before", 1),
+    ('[{"a": 1},, {"a": 2}]', "breaks off", 1), ("[]", None, 0), ('[ {"a": 1} , {"a": 2} ]', None, 2),
+])  # fmt: skip
+@pytest.mark.parametrize("chunk", [1, 2, 3, 1000])
+def test_an_array_has_a_comma_between_items_and_nowhere_else(
+    text: str, flaw: str | None, whole: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "_CHUNK", chunk)
+    found = list(rows._array(io.StringIO(text), "x"))
+    assert [row.value for row in found if row.value] == [{"a": number + 1} for number in range(whole)]
+    told = [str(row.broken) for row in found[whole:]]
+    assert [flaw in words for words in told] == [True] if flaw else not told
+
+
 def test_the_lines_of_a_pretty_array_are_those_of_its_items(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text('[\n {"a": 1},\n\n {"a":\n  2}\n,\n 3\n]\n', encoding="utf-8")
     found = list(rows.read(rows.locate(tmp_path / "rows.json")))

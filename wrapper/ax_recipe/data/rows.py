@@ -231,17 +231,25 @@ def _array(file: IO[str], name: str) -> Iterator[Row]:
     decoder = json.JSONDecoder()
     buffer, line, ended, item = file.read(_CHUNK), 1, False, 0
     buffer, line = _skip(buffer, line, "[")
+    comma = True  # one stands between two items, and nowhere else
     while True:
-        buffer, line = _skip(buffer, line, ",")
+        parted = not comma and buffer.lstrip().startswith(",")
+        buffer, line = _skip(buffer, line, "," if parted else "")
+        comma = comma or parted
         if buffer.startswith("]"):
+            if comma and item:
+                yield Row(name, line, None, "no JSON: a comma before the end of the array")
             return
         try:
             value, end = decoder.raw_decode(buffer) if buffer else (None, 0)
             complete = end < len(buffer) or ended
         except (ValueError, RecursionError):
             complete, end = False, 0
+        if complete and end and not comma:
+            yield Row(name, line, None, "no JSON: no comma before this item of the array")
+            return
         if complete and end:
-            item += 1
+            item, comma = item + 1, False
             wild = not buffer.isascii() and _NOT_UTF8.search(buffer, 0, end)
             escaped = _HALF.search(buffer, 0, end) is not None
             row = Row(name, line, None, "no UTF-8") if wild else _checked(value, name, line, escaped=escaped)
@@ -259,7 +267,7 @@ def _array(file: IO[str], name: str) -> Iterator[Row]:
 def _skip(buffer: str, line: int, mark: str) -> tuple[str, int]:
     """Leave out white space and one ``mark``."""
     rest = buffer.lstrip()
-    rest = rest[1:].lstrip() if rest.startswith(mark) else rest
+    rest = rest.removeprefix(mark).lstrip()
     return rest, line + buffer.count("\n", 0, len(buffer) - len(rest))
 
 
