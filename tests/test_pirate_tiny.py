@@ -162,7 +162,7 @@ def test_a_sweep_finds_the_rate_that_learns(done: Done, tmp_path: Path) -> None:
     argv = ("sweep", str(tmp_path / "swept.yaml"), *changes)
     swept = done.again(*argv)
     assert swept.returncode == 0, swept.stderr
-    ranked = [line.split()[1] for line in swept.stdout.splitlines() if "finished" in line]
+    ranked = [line.split()[1] for line in swept.stdout.splitlines() if "scored" in line]
     assert ranked == ["1e-3", "1e-6"]
     assert "beyond doubt." in swept.stdout
     assert done.again(*argv).stdout == swept.stdout
