@@ -37,7 +37,7 @@ from test_runner import DEADLINE_S, Command, background, newest, states, until
 
 # The training environment has it; the tests' stand-in for one is this very python.
 pytest.importorskip("fsspec", reason="no fsspec here: it comes with Axolotl")
-pytestmark = pytest.mark.usefixtures("fake_axolotl")
+pytestmark = [pytest.mark.usefixtures("fake_axolotl"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,6 @@ def test_a_run_of_a_machine_that_vanished_goes_on_elsewhere(
     assert (there / name / "output/adapter_model.safetensors").read_bytes() == b"weights"
 
 
-@pytest.mark.slow
 def test_what_a_stage_made_is_told_of_where_it_is_now(
     command: Command, small_recipe: Path, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
