@@ -70,6 +70,14 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture
+def no_axolotl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without Axolotl, for what is called in this process: its own validation takes seconds."""
+    monkeypatch.delenv("AX_RECIPE_AXOLOTL", raising=False)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
+
+
+@pytest.fixture
 def fake_axolotl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An environment whose axolotl is tests/bin/axolotl, named by AX_RECIPE_AXOLOTL."""
     environment = tmp_path / "environment"

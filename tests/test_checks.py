@@ -75,12 +75,14 @@ def test_the_command_answers_in_json(name: str, place: Path, invoke: Invoke) -> 
     assert result.exit_code == 2
 
 
+@pytest.mark.usefixtures("no_axolotl")
 def test_a_good_config_ends_with_0(place: Path, invoke: Invoke) -> None:
     good = Wrong("", {"attn_implementation": "sdpa"})  # flash-attn may be missing where the tests run, and is told
     result = invoke("check", str(write(place, good)), "--gpus", "1xH100-80GB", "--json")
     assert (json.loads(result.stdout), result.exit_code) == ({"problems": []}, 0)
 
 
+@pytest.mark.usefixtures("no_axolotl")
 def test_warnings_alone_end_with_0(place: Path, invoke: Invoke) -> None:
     result = invoke("check", str(write(place, WRONG["warmup to the end"])), "--gpus", "1xH100-80GB")
     assert result.exit_code == 0
@@ -385,6 +387,7 @@ def of_rows(folder: Path, rows: list[str], kind: str = "chat_template") -> str:
     return str(folder / "mine.yaml")
 
 
+@pytest.mark.usefixtures("no_axolotl")
 @pytest.mark.parametrize(
     ("flaw", "kind", "code"),
     [
@@ -413,6 +416,7 @@ def test_many_rows_with_one_flaw_are_counted(invoke: Invoke, tmp_path: Path) -> 
     assert "ax-recipe data" in found[-1]["suggestion"]
 
 
+@pytest.mark.usefixtures("no_axolotl")
 def test_of_more_data_than_can_be_read_in_a_moment_the_first_rows_are_looked_at(invoke: Invoke, tmp_path: Path) -> None:
     large = [*[CHAT] * rows.SAMPLE, "no row\n", CHAT.replace("Arr.", "Arr. " * (rows.WHOLE_BYTES // 5))]
     file = of_rows(tmp_path, large)

@@ -18,7 +18,7 @@ from ax_recipe.errors import RecipeError
 from ax_recipe.forecast.hardware import CPU
 from ax_recipe.recipe.document import Document
 from ax_recipe.run import rundir, seal
-from conftest import installed_axolotl
+from conftest import Invoke, installed_axolotl
 from test_runner import newest
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -113,8 +113,9 @@ def test_planning_it_warns_and_plans(command: Command, small_recipe: Path, tmp_p
     assert "AX056" not in command("plan", "pirate").stderr
 
 
-def test_a_check_warns_of_it(command: Command, small_recipe: Path) -> None:
-    done = command("check", str(with_keys(small_recipe, trust_remote_code=True)), "--json")
+@pytest.mark.usefixtures("no_axolotl")
+def test_a_check_warns_of_it(invoke: Invoke, small_recipe: Path) -> None:
+    done = invoke("check", str(with_keys(small_recipe, trust_remote_code=True)), "--json")
     codes = {problem["code"]: problem["severity"] for problem in json.loads(done.stdout)["problems"]}
     assert codes["AX056"] == "warning"
 
