@@ -111,6 +111,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("AX_RECIPE_CACHE") or platformdirs.user_cache_dir("ax-recipe"))
 
 
+def keep(path: Path, text: str) -> None:
+    """Write a file of the cache, whole at once: two commands may make the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
 def schema(axolotl: Axolotl | None) -> dict[str, Any]:
     """What the checker knows of an Axolotl version: shipped, or asked of the environment once and cached.
 
@@ -126,10 +134,7 @@ def schema(axolotl: Axolotl | None) -> dict[str, Any]:
     from ax_recipe import process
 
     value: dict[str, Any] = process.probe(axolotl.python, assets.probe("axolotl_schema.py"))
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    partial = cached.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(value), encoding="utf-8")
-    partial.replace(cached)
+    keep(cached, json.dumps(value))
     return value
 
 

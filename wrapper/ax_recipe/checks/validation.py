@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from ax_recipe import assets
-from ax_recipe.axolotl import Axolotl, cache_folder
+from ax_recipe.axolotl import Axolotl, cache_folder, keep
 from ax_recipe.errors import Severity
 from ax_recipe.forecast.hardware import Hardware
 from ax_recipe.recipe.document import Keys
@@ -79,14 +79,13 @@ def _ask(axolotl: Axolotl, program: Path, text: str, target: str, answer: Path) 
     from ax_recipe import process  # here, for a cached answer starts no program
 
     answer.parent.mkdir(parents=True, exist_ok=True)
-    config, partial = answer.with_suffix(f".{os.getpid()}.yml"), answer.with_suffix(f".{os.getpid()}")
+    config = answer.with_suffix(f".{os.getpid()}.yml")
     config.write_text(text, encoding="utf-8")
     try:
         said = process.probe(axolotl.python, program, str(config), target)
     finally:
         config.unlink()
-    partial.write_text(json.dumps(said), encoding="utf-8")
-    partial.replace(answer)
+    keep(answer, json.dumps(said))
 
 
 def _sayings(said: Mapping[str, Any], keys: Mapping[str, Any]) -> Iterator[Saying]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ax_recipe import __version__
-from ax_recipe.errors import AxRecipeError, RecipeError
+from ax_recipe.errors import AxRecipeError, MissingError, RecipeError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,6 @@ Verb = TypeVar("Verb", bound=Callable[..., Any])
 Found = TypeVar("Found")
 
 INTERRUPTED = 130
-MISSING = 3
 ERROR = click.style("error:", fg="red", bold=True)
 # What a disk says to whoever may not, or cannot.
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -126,7 +125,7 @@ class Verbs(click.Group):
                 raise
             _forget_output()
             click.echo(f"{ERROR} {error.filename or 'the output'}: {error.strerror}", err=True, color=color)
-            code = MISSING
+            code = MissingError.exit_code
         sys.exit(code if isinstance(code, int) else 0)
 
 

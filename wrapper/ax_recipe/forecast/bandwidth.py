@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median_high
 from typing import Any
 
-from ax_recipe.axolotl import cache_folder
+from ax_recipe import axolotl
 from ax_recipe.forecast.hardware import USUAL_GBIT
 
 # Of what was given, the share that a measurement has to reach not to be spoken of.
@@ -32,7 +32,7 @@ class Measured:
     @property
     def gbit(self) -> float:
         """Gbit/s by which `network.traffic` foretells these very all-reduces: of n machines it counts 2 (n - 1) / n."""
-        return _rate(self.nodes, self.size, _median(self.seconds)) * 8 / 1e9
+        return _rate(self.nodes, self.size, median_high(self.seconds)) * 8 / 1e9
 
     def bus(self, seconds: float) -> float:
         """Bus bandwidth in GB/s of one that took ``seconds``.
@@ -47,12 +47,8 @@ class Measured:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.time))
         size = f"{self.size / 2**20:.0f} MiB"
         how = f"{len(self.seconds)} all-reduces of {size} over {self.ranks} processes, {self.backend}"
-        speed = f"{self.bus(_median(self.seconds)):.3g} GB/s of bus bandwidth ({low:.3g} to {high:.3g})"
+        speed = f"{self.bus(median_high(self.seconds)):.3g} GB/s of bus bandwidth ({low:.3g} to {high:.3g})"
         return f"{speed} between {self.between}, measured {when} ({how})"
-
-
-def _median(values: tuple[float, ...]) -> float:
-    return sorted(values)[len(values) // 2]
 
 
 def _rate(members: int, size: int, seconds: float) -> float:
@@ -81,7 +77,7 @@ def known(cluster: Mapping[str, Any], gpus: int, given: float | None) -> tuple[f
 
 def compared(found: Measured, given: float) -> str:
     """Why what was given is not to be counted on, in words; nothing where it is."""
-    reached = found.bus(_median(found.seconds)) * 8
+    reached = found.bus(median_high(found.seconds)) * 8
     if reached >= FAR_BELOW * given:
         return ""
     which = "NCCL_SOCKET_IFNAME, NCCL_IB_HCA" if found.backend == "nccl" else "GLOO_SOCKET_IFNAME"
@@ -105,11 +101,7 @@ def keep(cluster: Mapping[str, Any], gpus: int, found: Measured) -> None:
 
     :raises OSError: the cache cannot be written to.
     """
-    path = _path()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps({**_all(), _key(cluster, gpus): asdict(found)}, indent=1), encoding="utf-8")
-    partial.replace(path)
+    axolotl.keep(_path(), json.dumps({**_all(), _key(cluster, gpus): asdict(found)}, indent=1))
 
 
 def _key(cluster: Mapping[str, Any], gpus: int) -> str:
@@ -117,7 +109,7 @@ def _key(cluster: Mapping[str, Any], gpus: int) -> str:
 
 
 def _path() -> Path:
-    return cache_folder() / "networks.json"
+    return axolotl.cache_folder() / "networks.json"
 
 
 def _all() -> dict[str, Any]:

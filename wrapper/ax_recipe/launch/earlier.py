@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ax_recipe.axolotl import cache_folder
 from ax_recipe.errors import MissingError
 from ax_recipe.launch import environment
-from ax_recipe.run import rundir, seal
+from ax_recipe.run import preparing, rundir, seal
 from ax_recipe.run.preparing import Prepared
 from ax_recipe.run.rundir import RunDir
 
@@ -46,7 +45,7 @@ def _bare(name: str, text: str, run: RunDir) -> Any:
 
     Nor is it where tokenised data lies, in the run (which may be kept elsewhere, too) or in the cache.
     """
-    text = text.replace(str(cache_folder() / "prepared"), "/prepared").replace(str(run.path), "")
+    text = text.replace(str(preparing.shared_data()), str(run.prepared)).replace(str(run.path), "")
     if name != run.orders.name:
         return text
     value = json.loads(text)

@@ -69,9 +69,13 @@ def _there(told: Mapping[str, Any]) -> str:
     at, size = told.get("time"), told.get("bytes")
     if not (isinstance(at, int | float) and isinstance(size, int)):
         return "nothing is there"
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
     newest = f", {told['checkpoint']} the newest" if told.get("checkpoint") else ", no checkpoint yet"
-    return f"all of {when} is there{newest}, {size / 2**20:,.1f} MiB"
+    return f"all of {when(at)} is there{newest}, {size / 2**20:,.1f} MiB"
+
+
+def when(at: float) -> str:
+    """A moment (unix seconds), as a person reads it here."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
 def asked(told: str) -> str:

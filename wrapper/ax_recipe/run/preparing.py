@@ -154,8 +154,8 @@ def for_run(
     """
     run = run or RunDir(runs / rundir.fresh_name(runs, recipe.name))
     base = run.base if run.base.is_dir() else base_folder(recipe, axolotl)
-    own = run.path / "prepared"  # the other machines may not see this one's cache
-    prepared = own if cluster or not alone or own.is_dir() else cache_folder() / "prepared"
+    own = run.prepared  # the other machines may not see this one's cache
+    prepared = own if cluster or not alone or own.is_dir() else shared_data()
     plan = plans.make(recipe, hardware, str(run.output), str(prepared), str(base), missing(axolotl, hardware))
     plan = plans.with_plugin(plan, stages.PLUGIN)
     refuse_problems(problems(plan, axolotl))
@@ -178,6 +178,11 @@ def for_run(
     if plan.base:
         files[run.base_yaml.name] = render(plan.base, f"{recipe.name}'s base", "the CPU")
     return Prepared(run, files, orders, plan, found)
+
+
+def shared_data() -> Path:
+    """Where the tokenised data of all runs of this machine lies."""
+    return cache_folder() / "prepared"
 
 
 def base_folder(recipe: Recipe, axolotl: Axolotl | None) -> Path:

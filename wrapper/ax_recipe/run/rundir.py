@@ -106,6 +106,7 @@ class RunDir:
         self.base_events = path / "base-events.jsonl"  # those of pre-training
         self.stop_file = path / "stop"  # its presence asks training to save and stop
         self.measured = path / "measured.json"  # what training took, beside what was foretold
+        self.prepared = path / "prepared"  # its tokenised data, where that is not in the cache
         self.output = path / "output"  # Axolotl's output_dir: adapter, checkpoints, merged
         self.modelfile = path / "Modelfile"
         self.deployed = path / "deployed.json"  # the model's name in Ollama, the server, and what the proof said
@@ -322,20 +323,25 @@ def refuse_foreign(run: RunDir) -> None:
     :raises RecipeError: it was made by another account or in another place, or changed since.
     :raises MissingError: it is not whole: that no trust helps.
     """
+    orders = run.read_json(run.orders)
     if not seal.holds(run.path):
-        run.read_json(run.orders)
         changed = " or ".join(seal.SEALED)
         raise RecipeError(
             f"{run.path} was not made by this account, or its {changed} was changed since: it could start anything",
             f"read what it would start ({run.orders}), then give the same command with --trust",
         )
-    made = Path(run.read_json(run.orders).get("output", run.output)).parent
+    made = made_at(orders)
     if made.resolve() != run.path.resolve():
         words, hint = (
             ("is a copy of", f"use that one: ax-recipe status {made}") if is_run(made)
             else ("was moved from", f"move it back: mv {shlex.quote(str(run.path))} {shlex.quote(str(made))}")
         )  # fmt: skip
         raise RecipeError(f"{run.path} {words} {made}: its configs name that place, and would work there", hint)
+
+
+def made_at(orders: Mapping[str, Any]) -> Path:
+    """The folder that a plan.json was made for: the one whose name is in all its paths."""
+    return Path(orders["output"]).parent
 
 
 def every(runs: Path) -> list[RunDir]:

@@ -118,7 +118,7 @@ def read(run: RunDir, stage: str) -> dict[str, Any]:
         value = run.read_json(run.proof(stage))
     except MissingError:
         return {}
-    return value if isinstance(value, dict) and {"files", "from", "name"} <= value.keys() else {}
+    return value if {"files", "from", "name"} <= value.keys() else {}
 
 
 def _digest(run: RunDir, stage: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,9 +47,8 @@ def lines(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """One line to each run."""
     wide = max(map(len, found), default=0)
     for name, told in found.items():
-        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(told["time"]))
         newest = told["checkpoint"] or "no checkpoint"
-        size = f"{told['bytes'] / 2**20:,.1f} MiB"
+        size, at = f"{told['bytes'] / 2**20:,.1f} MiB", mirror.when(told["time"])
         yield f"{name:<{wide}}  {told['status']:<11}  {newest:<15}  {size:>12}  as of {at}, {told['host']}"
 
 
@@ -83,7 +81,7 @@ def _move(run: RunDir, found: Axolotl, gpus: int | None) -> None:
     orders = _orders(run)
     then = Path(orders["recipe_file"])
     here = _recipe_file(then, run.recipe.read_text(encoding="utf-8"))
-    places = {str(Path(orders["output"]).parent): str(run.path), str(then.parent): str(here.parent)}
+    places = {str(rundir.made_at(orders)): str(run.path), str(then.parent): str(here.parent)}
     if orders["scratch"] and run.base.is_dir():
         places[orders["base"]] = str(run.base)
     names = (run.orders.name, run.state.name, "axolotl*.yaml", "alone.yaml", "base.yaml", run.environment.name)
@@ -148,8 +146,8 @@ def words(fetched: Fetched) -> Iterator[str]:
     """What came, what did not, what is different here, and what to do next."""
     run, told = fetched.run, fetched.brought
     newest = f", {told['checkpoint']}" if told["checkpoint"] else ", no checkpoint"
-    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(told["time"]))
-    yield f"{run.path}: {told['files']} files, {told['bytes'] / 2**20:,.1f} MiB{newest}, as of {at}"
+    size = f"{told['bytes'] / 2**20:,.1f} MiB"
+    yield f"{run.path}: {told['files']} files, {size}{newest}, as of {mirror.when(told['time'])}"
     yield from (f"  not as it was: {flaw}" for flaw in told["wrong"])
     yield from (f"  different here: {line}" for line in fetched.differences)
     if fetched.obstacle:
