@@ -281,6 +281,7 @@ def run(tmp_path: Path) -> RunDir:
     ship: dict[str, object] = {"model": "pirate", "quantize": None, "num_ctx": 64, "system": None, "parameters": {}}
     orders = {
         "recipe": "pirate",
+        "output": str(run.output),
         "model": str(tmp_path / "model"),
         "ship": ship,
         "axolotl": {"python": str(python), "version": "0.19.0"},
