@@ -298,6 +298,15 @@ def test_a_sweep_of_one_value_is_no_sweep(invoke: Invoke, small_recipe: Path) ->
     assert "--set lora.r=16,64" in alone.stderr
 
 
+@pytest.mark.parametrize("verb", ["check", "plan", "run"])
+def test_what_has_a_key_of_recipes_is_one(verb: str, invoke: Invoke, tmp_path: Path) -> None:
+    file = tmp_path / "mixed.yaml"
+    file.write_text("base_model: x\ndata: [{path: rows.jsonl}]\n", encoding="utf-8")
+    done = invoke(verb, str(file))
+    assert done.exit_code == 2
+    assert "mixed.yaml:1: base_model: unknown key [AX001]\n    A recipe calls it `base`." in done.output
+
+
 @pytest.mark.parametrize("verb", ["run", "render", "show", "doctor"])
 def test_an_axolotl_yaml_is_told_from_a_recipe(verb: str, invoke: Invoke, tmp_path: Path) -> None:
     file = tmp_path / "axolotl.yml"

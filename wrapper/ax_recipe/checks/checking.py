@@ -16,10 +16,8 @@ from ax_recipe.errors import Problem, ProblemsError, RecipeError
 from ax_recipe.forecast.hardware import Hardware, target
 from ax_recipe.plan import plan as plans
 from ax_recipe.plan.plan import Plan
-from ax_recipe.recipe import document as documents
 from ax_recipe.recipe import recipe as recipes
 from ax_recipe.recipe import schema, secret
-from ax_recipe.recipe.document import Document
 from ax_recipe.recipe.recipe import Recipe
 from ax_recipe.run import preparing
 
@@ -139,14 +137,9 @@ def looked(
     name: str, gpus: str | None, axolotl: Axolotl | None, changes: Sequence[str]
 ) -> list[tuple[Subject, list[Problem]]]:
     """The configs that a recipe or an Axolotl YAML stands for, each with what is wrong with its keys by the schema."""
-    path = Path(name).expanduser()
-    if path.suffix in {".yaml", ".yml"} and path.is_file():
-        document = documents.read(path)
-        if is_raw(document):
-            if changes:
-                raise RecipeError("--set changes a recipe, and this is an Axolotl YAML", "change the file itself")
-            found = [*schema.check(document, axolotl_schema(axolotl)["schema"]), *secret.find(document)]
-            return [(Subject(document, target(gpus), path.resolve().parent, axolotl), found)]
+    if document := recipes.axolotl_yaml(name, changes):
+        found = [*schema.check(document, axolotl_schema(axolotl)["schema"]), *secret.find(document)]
+        return [(Subject(document, target(gpus), Path(name).expanduser().resolve().parent, axolotl), found)]
     return list(_of_recipe(name, gpus, axolotl, changes))
 
 
@@ -158,11 +151,6 @@ def subjects(name: str, gpus: str | None, axolotl: Axolotl | None, changes: Sequ
 def foreign_code(name: str, gpus: str | None, axolotl: Axolotl | None, changes: Sequence[str]) -> list[Problem]:
     """What in a recipe or an Axolotl YAML would run code that did not come with Axolotl (AX056), warnings all."""
     return [problem for subject in subjects(name, gpus, axolotl, changes) for problem in foreign.code(subject)]
-
-
-def is_raw(document: Document) -> bool:
-    """Whether a YAML is to be read as Axolotl's own: it has its ``base_model``, or nothing of a recipe."""
-    return "base_model" in document.value or not {"base", "data"} & set(document.value)
 
 
 def _of_recipe(

@@ -81,7 +81,7 @@ def _may_be_a_run(name: str, runs: Path) -> bool:
 
 def _foretold(name: str, axolotl: Axolotl | None) -> Training:
     found = planning.of_file(name, None, axolotl)
-    if planning.raw(name) is not None:
+    if recipes.axolotl_yaml(name):
         return Training(found, int(found.keys.get("sequence_len") or 512), None, None, None, None)
     recipe = recipes.load(name)
     ship, band = recipe.ship, recipe.targets.loss

@@ -21,6 +21,9 @@ from ax_recipe.recipe.document import Document, Keys
 from ax_recipe.recipe.schema import check
 from ax_recipe.recipe.words import RENAMED
 
+# What Axolotl's keys are called where a recipe says more with them.
+_OWN_NAMES = {"base_model": "base", "datasets": "data"}
+
 
 @dataclass(frozen=True, slots=True)
 class Lora:
@@ -201,9 +204,9 @@ def load(name: str, changes: Sequence[str] = (), left_out: Collection[str] = ())
     """
     path = find(name)
     document = documents.read(path)
-    if is_axolotl(document):
+    if not _is_recipe(document):
         raise RecipeError(
-            f"{path} is an Axolotl YAML, and this wants a recipe",
+            f"{path} is an Axolotl YAML, and this wants a recipe (which has a `base` and `data`)",
             "check, plan and data take it as it is; a recipe says less, and `ax-recipe new` writes one",
         )
     value = copy.deepcopy(dict(document.value))
@@ -220,9 +223,22 @@ def load(name: str, changes: Sequence[str] = (), left_out: Collection[str] = ())
     return Recipe(name=path.stem, document=document, **_filled(schema(), document.value), changes=tuple(changes))
 
 
-def is_axolotl(document: Document) -> bool:
-    """Whether a YAML is Axolotl's own (``base_model``) and no recipe (``base``, ``data``)."""
-    return "base_model" in document.value and not {"base", "data"} & set(document.value)
+def axolotl_yaml(name: str, changes: Sequence[str] = ()) -> Document | None:
+    """The YAML written for Axolotl itself that ``name`` is the path of; None where it is a recipe's name or file.
+
+    :raises RecipeError: it is one, and is to be changed.
+    """
+    path = Path(name).expanduser()
+    if path.suffix not in {".yaml", ".yml"} or not path.is_file() or _is_recipe(document := documents.read(path)):
+        return None
+    if changes:
+        raise RecipeError("--set changes a recipe, and this is an Axolotl YAML", "change the file itself")
+    return document
+
+
+def _is_recipe(document: Document) -> bool:
+    """Whether a YAML has a key that every recipe has, and that Axolotl has not."""
+    return not {"base", "data"}.isdisjoint(document.value)
 
 
 def _impossible(document: Document) -> Iterator[Problem]:
@@ -269,6 +285,8 @@ def _hinted(problem: Problem) -> Problem:
     wanted = RENAMED.get(name, name)
     blocks = {key: room.lower() for room in ("Train", "Lora", "Ship") for key in schema()["$defs"][room]["properties"]}
     blocks |= {f"lora_{key}": "lora" for key in schema()["$defs"]["Lora"]["properties"]}
+    if wanted in _OWN_NAMES:
+        return replace(problem, suggestion=f"A recipe calls it `{_OWN_NAMES[wanted]}`.")
     for word in (wanted, *get_close_matches(wanted, blocks, n=1, cutoff=0.8)):
         if word in blocks:
             place = f"{blocks[word]}.{word.removeprefix('lora_')}"

@@ -7,15 +7,12 @@ from pathlib import Path
 
 from ax_recipe.axolotl import Axolotl
 from ax_recipe.axolotl import schema as axolotl_schema
-from ax_recipe.errors import RecipeError
 from ax_recipe.forecast import forecast
 from ax_recipe.forecast.cluster import Cluster, spread
 from ax_recipe.forecast.forecast import Forecast
 from ax_recipe.forecast.hardware import target
-from ax_recipe.recipe import document as documents
 from ax_recipe.recipe import recipe as recipes
 from ax_recipe.recipe import schema
-from ax_recipe.recipe.document import Document
 from ax_recipe.run import preparing
 
 
@@ -36,9 +33,7 @@ def of_file(
     :raises RecipeError: the file, the hardware or the model's config.json is wrong.
     :raises MissingError: the model's shape is not known here.
     """
-    if (document := raw(name)) is not None:
-        if changes:
-            raise RecipeError("--set changes a recipe, and this is an Axolotl YAML", "change the file itself")
+    if document := recipes.axolotl_yaml(name, changes):
         preparing.refuse_problems(schema.check(document, axolotl_schema(axolotl)["schema"]))
         keys = {**document.value, "sequence_len": sequence_len} if sequence_len else document.value
         hardware = spread(target(gpus), several, gbit)
@@ -47,12 +42,3 @@ def of_file(
     longer = [f"train.sequence_len={sequence_len}"] if sequence_len else []
     plan = preparing.for_print(recipes.load(name, (*changes, *longer)), gpus, axolotl, several, gbit)
     return preparing.foretold(plan, price)
-
-
-def raw(name: str) -> Document | None:
-    """The Axolotl YAML whose file this is, known by its ``base_model``; None where it is a recipe's name or file."""
-    path = Path(name).expanduser()
-    if path.suffix not in {".yaml", ".yml"} or not path.is_file():
-        return None
-    document = documents.read(path)
-    return document if "base_model" in document.value else None
