@@ -22,6 +22,15 @@ from ax_recipe.cli import main
 ROOT = Path(__file__).resolve().parents[1]
 Invoke = Callable[..., Result]
 
+
+class Started(subprocess.Popen[bytes]):
+    """A program in the background of a test; whatever is left of it is gone at the end, however the test ends."""
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        super().__exit__(None, None, None)
+
+
 # How long an example takes says something about the machine, not about the code. New examples are looked for where
 # somebody can look at them: in CI a change is judged by the same ones as the change before.
 settings.register_profile("untimed", deadline=None, derandomize="CI" in os.environ)

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ax_recipe.launch import gathering
 from ax_recipe.run import rundir
 from ax_recipe.run.rundir import RunDir
 from ax_recipe.survive import checkpoints
-from conftest import ROOT, installed_axolotl
+from conftest import ROOT, Started, installed_axolotl
 from test_runner import Command, background, newest, until
 
 pytestmark = pytest.mark.slow
@@ -64,7 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def started(place: Path, *options: str, **environment: str) -> background:
+def started(place: Path, *options: str, **environment: str) -> Started:
     argv = ["run", str(place / "tiny.yaml"), "--new", "--until", "train", *options]
     return background(argv, AX_RECIPE_AXOLOTL=str(installed_axolotl()), HF_HUB_OFFLINE="1", **environment)
 
@@ -98,9 +99,9 @@ def test_two_machines_of_torchrun_learn_what_one_does(place: Path, alone: RunDir
         until(lambda: len(rundir.every(rundir.root())) == 2)
         run = newest()
         (command,) = gathering.commands(run, run.read_json(run.orders))
-        other = subprocess.Popen(command.split(), env={**os.environ, "HF_HUB_OFFLINE": "1"})
-        assert viewer.wait(DEADLINE_S) == 0, ended(run)
-        assert other.wait(60) == 0
+        with Started(command.split(), env={**os.environ, "HF_HUB_OFFLINE": "1"}) as other:
+            assert viewer.wait(DEADLINE_S) == 0, ended(run)
+            assert other.wait(60) == 0
     assert world(run) == 2
     assert len(losses(run)) == STEPS
     assert losses(run) == pytest.approx(losses(alone), rel=1e-4)
@@ -123,7 +124,7 @@ def test_the_network_between_two_machines_is_measured_and_planned_by(
     ]
     argv, said = [sys.executable, "-m", "ax_recipe", *verb, "--measure"], tmp_path / "said"
     told = {**os.environ, "PYTHONPATH": str(ROOT / "wrapper"), "HF_HUB_OFFLINE": "1"}
-    with said.open("w") as words, subprocess.Popen(argv, env=told, stdout=words, stderr=words) as head:
+    with said.open("w") as words, Started(argv, env=told, stdout=words, stderr=words) as head:
         until(lambda: "on node 1: " in said.read_text(), 60.0)
         other = said.read_text().partition("on node 1: ")[2].splitlines()[0]
         assert subprocess.run(other.split(), env=told, check=False).returncode == 0
@@ -142,7 +143,7 @@ def test_what_is_left_of_two_machines_goes_on_to_the_same_loss(command: Command,
         until(lambda: rundir.every(rundir.root()))
         run = newest()
         (other,) = gathering.commands(run, run.read_json(run.orders))
-        with subprocess.Popen(other.split(), env={**os.environ, "HF_HUB_OFFLINE": "1"}):
+        with Started(other.split(), env={**os.environ, "HF_HUB_OFFLINE": "1"}):
             assert viewer.wait(DEADLINE_S) == 0, ended(run)
     whole = losses(run)
     shutil.rmtree(run.output / "checkpoint-3")
@@ -225,14 +226,15 @@ def test_a_stop_ends_in_a_whole_checkpoint_of_all_machines(
     with started(place, "--nodes", "2", *where, "--set", "train.max_steps=100000") as viewer:
         until(lambda: rundir.every(rundir.root()))
         run = newest()
-        others = [
-            subprocess.Popen(each.split(), env={**os.environ, "HF_HUB_OFFLINE": "1"})
-            for each in gathering.commands(run, run.read_json(run.orders))
-        ]
-        until(lambda: run.events.is_file() and '"metrics"' in run.events.read_text(), DEADLINE_S)
-        assert command("stop").returncode == 0
-        assert viewer.wait(DEADLINE_S) == 130
-        assert [other.wait(60) for other in others] == [0] * len(others)
+        with ExitStack() as starting:
+            others = [
+                starting.enter_context(Started(each.split(), env={**os.environ, "HF_HUB_OFFLINE": "1"}))
+                for each in gathering.commands(run, run.read_json(run.orders))
+            ]
+            until(lambda: run.events.is_file() and '"metrics"' in run.events.read_text(), DEADLINE_S)
+            assert command("stop").returncode == 0
+            assert viewer.wait(DEADLINE_S) == 130
+            assert [other.wait(60) for other in others] == [0] * len(others)
     assert "is whole" in run.read_state().stage("train").detail
     assert checkpoints.newest(run.output, 2)
 
@@ -253,13 +255,12 @@ def test_a_machine_that_vanishes_is_named(place: Path) -> None:
         until(lambda: rundir.every(rundir.root()))
         run = newest()
         (command,) = gathering.commands(run, run.read_json(run.orders))
-        other = subprocess.Popen(command.split(), env={**os.environ, "HF_HUB_OFFLINE": "1"})
-        until(lambda: run.events.is_file() and '"metrics"' in run.events.read_text(), DEADLINE_S)
-        tree = [psutil.Process(other.pid), *psutil.Process(other.pid).children(recursive=True)]
-        assert len(tree) >= 3  # torchrun and its process
-        for process in tree:
-            process.kill()
-        other.wait()
+        with Started(command.split(), env={**os.environ, "HF_HUB_OFFLINE": "1"}) as other:
+            until(lambda: run.events.is_file() and '"metrics"' in run.events.read_text(), DEADLINE_S)
+            tree = [psutil.Process(other.pid), *psutil.Process(other.pid).children(recursive=True)]
+            assert len(tree) >= 3  # torchrun and its process
+            for process in tree:
+                process.kill()
         assert viewer.wait(DEADLINE_S) == 1
     assert "node 1 (" in run.read_state().stage("train").detail
     assert "was lost" in run.read_state().stage("train").detail

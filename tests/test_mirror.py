@@ -32,7 +32,7 @@ from ax_recipe.recipe import recipe
 from ax_recipe.run import belonging, mirror, preparing, rundir, seal
 from ax_recipe.run.rundir import RunDir, StageRecord
 from ax_recipe.survive import checkpoints, proof
-from conftest import Invoke
+from conftest import Invoke, Started
 from test_runner import DEADLINE_S, Command, background, newest, states, until
 
 # The training environment has it; the tests' stand-in for one is this very python.
@@ -119,7 +119,7 @@ def test_a_checkpoint_is_there_while_the_training_goes_on(command: Command, smal
     assert told["checkpoint"] == "checkpoint-2"
 
 
-def training(recipe: Path, there: Path, mode: str, *options: str) -> background:
+def training(recipe: Path, there: Path, mode: str, *options: str) -> Started:
     argv = ["run", str(recipe), "--until", "evaluate", "--mirror", url(there), *options]
     return background(argv, FAKE_AXOLOTL=mode)
 

@@ -18,7 +18,7 @@ import yaml
 from ax_recipe.run import belonging, rundir
 from ax_recipe.run.rundir import RunDir
 from ax_recipe.survive import checkpoints
-from conftest import ROOT, installed_axolotl
+from conftest import ROOT, Started, installed_axolotl
 from storage import Storage, serve
 from test_runner import DEADLINE_S, Command, background, newest, states, until
 
@@ -49,7 +49,7 @@ def trainer(fake_axolotl: Path) -> Path:
     return fake_axolotl
 
 
-def training(recipe: Path, mode: str) -> background:
+def training(recipe: Path, mode: str) -> Started:
     return background(["run", str(recipe), "--until", "evaluate", "--mirror", URL], FAKE_AXOLOTL=mode)
 
 

@@ -27,7 +27,7 @@ from ax_recipe.launch.gathering import Gathering
 from ax_recipe.run import belonging, rundir
 from ax_recipe.run.rundir import RunDir, StageRecord
 from ax_recipe.verbs import regrouping
-from conftest import ROOT
+from conftest import ROOT, Started
 from test_runner import Command, background, newest, states, until
 from test_survive import OOM_LOG
 
@@ -235,11 +235,8 @@ def real_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "bin/ssh").write_text(f'#!/bin/sh\nexec {client} -F {tmp_path}/config "$@"\n')
     (tmp_path / "bin/ssh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}")
-    with subprocess.Popen([server, "-D", "-f", tmp_path / "sshd"]) as daemon:
-        try:
-            yield
-        finally:
-            daemon.terminate()
+    with Started([server, "-D", "-f", tmp_path / "sshd"]):
+        yield
 
 
 @pytest.mark.slow
@@ -316,7 +313,7 @@ def test_to_measure_they_come_together_and_leave_nothing(here: Path) -> None:
     said = here / "said"
     argv = [sys.executable, "-m", "ax_recipe", "plan", "small.yaml", "--nodes", "2", "--head", "127.0.0.1", "--measure"]
     environment = {**os.environ, "PYTHONPATH": f"{broken_torch(here)}{os.pathsep}{ROOT / 'wrapper'}"}
-    with said.open("w") as words, subprocess.Popen(argv, env=environment, stdout=words, stderr=words) as head:
+    with said.open("w") as words, Started(argv, env=environment, stdout=words, stderr=words) as head:
         until(lambda: "on node 1: " in said.read_text())
         other = said.read_text().partition("on node 1: ")[2].splitlines()[0]
         assert subprocess.run(other.split(), env=environment, check=False).returncode == 0

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from ax_recipe.errors import MissingError, RecipeError
 from ax_recipe.run import rundir
 from ax_recipe.run.rundir import RunDir, RunState, StageRecord
+from conftest import ROOT, Started
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 DEADLINE_S = 20.0
@@ -195,23 +197,9 @@ def test_a_recipes_name_cannot_leave_the_runs_folder(name: str, tmp_path: Path) 
     assert path.name[0].isalnum()
 
 
-class background:  # noqa: N801 - reads as a verb
-    """Start the command in the background; whatever is left of it is gone at the end."""
-
-    def __init__(self, arguments: list[str], **environment: str) -> None:
-        import sys
-
-        from conftest import ROOT
-
-        argv = [sys.executable, "-m", "ax_recipe", *arguments]
-        variables = {**os.environ, "PYTHONPATH": str(ROOT / "wrapper"), **environment}
-        self.process = subprocess.Popen(
-            argv, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-
-    def __enter__(self) -> subprocess.Popen[bytes]:
-        return self.process
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
+def background(arguments: list[str], **environment: str) -> Started:
+    """Start the command."""
+    argv = [sys.executable, "-m", "ax_recipe", *arguments]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT / "wrapper"), **environment}
+    quiet = subprocess.DEVNULL
+    return Started(argv, env=variables, stdin=quiet, stdout=quiet, stderr=quiet)

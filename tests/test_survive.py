@@ -24,7 +24,7 @@ from ax_recipe.run import belonging, rundir
 from ax_recipe.run.rundir import RunDir
 from ax_recipe.survive import policy
 from ax_recipe.survive.policy import Policy
-from conftest import ROOT
+from conftest import ROOT, Started
 from test_runner import DEADLINE_S, background, newest, states, until
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -42,7 +42,7 @@ def begun(run: RunDir, step: int = 2) -> bool:
     return run.events.exists() and f'"step": {step}' in run.events.read_text(encoding="utf-8")
 
 
-def training(recipe: Path, mode: str, *options: str) -> background:
+def training(recipe: Path, mode: str, *options: str) -> Started:
     return background(["run", str(recipe), "--until", "evaluate", *options], FAKE_AXOLOTL=mode)
 
 
@@ -84,7 +84,7 @@ def test_the_same_command_watches_what_goes_on(command: Command, small_recipe: P
     variables = {**os.environ, "PYTHONPATH": str(ROOT / "wrapper")}
     with training(small_recipe, "hang") as first, words.open("w") as file:
         until(lambda: rundir.every(rundir.root()) and begun(newest()))
-        with subprocess.Popen(argv, env=variables, stderr=file) as second:
+        with Started(argv, env=variables, stderr=file) as second:
             until(lambda: "train: training" in words.read_text())
             command("stop")
             assert (first.wait(DEADLINE_S), second.wait(DEADLINE_S)) == (130, 130)

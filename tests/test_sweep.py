@@ -29,7 +29,7 @@ from ax_recipe.results import evaluation
 from ax_recipe.results.intervals import Interval
 from ax_recipe.run import rundir
 from ax_recipe.view import sweep as view
-from conftest import ROOT
+from conftest import ROOT, Started
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 DEADLINE_S = 60.0
@@ -136,7 +136,7 @@ def test_a_hopeless_trial_is_stopped_and_the_others_go_on(command: Command, smal
 def test_a_stopped_sweep_goes_on_where_it_was(command: Command, small_recipe: Path) -> None:
     argv = ["sweep", str(small_recipe), "--set", "train.learning_rate=1e-3,1e-4"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "wrapper"), "FAKE_AXOLOTL": "hang"}
-    with subprocess.Popen([sys.executable, "-m", "ax_recipe", *argv], env=environment) as first:
+    with Started([sys.executable, "-m", "ax_recipe", *argv], env=environment) as first:
         deadline = time.monotonic() + DEADLINE_S
         while not any(run.events.exists() and "metrics" in run.events.read_text() for run in made()):
             assert time.monotonic() < deadline
@@ -168,7 +168,7 @@ sweep.Sweep(sys.argv[1], sweep.Wishes(("lora.r=2,4,8",)), place).go(print)
 @pytest.mark.slow
 def test_trials_run_side_by_side_on_sets_of_gpus_and_stop_together(small_recipe: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "wrapper"), "FAKE_AXOLOTL": "hang"}
-    with subprocess.Popen([sys.executable, "-c", SIDE_BY_SIDE, str(small_recipe)], env=environment) as sweeping:
+    with Started([sys.executable, "-c", SIDE_BY_SIDE, str(small_recipe)], env=environment) as sweeping:
         deadline = time.monotonic() + DEADLINE_S
         while sum("metrics" in run.events.read_text() for run in made() if run.events.exists()) < 2:
             assert time.monotonic() < deadline
@@ -185,7 +185,7 @@ def test_trials_run_side_by_side_on_sets_of_gpus_and_stop_together(small_recipe:
 def test_a_trial_that_somebody_stops_stays_stopped(command: Command, small_recipe: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "wrapper"), "FAKE_AXOLOTL": "hang"}
     argv = [sys.executable, "-m", "ax_recipe", "sweep", str(small_recipe), "--set", "lora.r=2,4"]
-    with subprocess.Popen(argv, env=environment) as sweeping:
+    with Started(argv, env=environment) as sweeping:
         deadline = time.monotonic() + DEADLINE_S
         while sweeping.poll() is None:
             assert time.monotonic() < deadline

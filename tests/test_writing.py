@@ -7,7 +7,6 @@ import os
 import pty
 import re
 import select
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -30,7 +29,7 @@ from ax_recipe.run import preparing
 from ax_recipe.ship import prompter
 from ax_recipe.verbs import writing
 from ax_recipe.verbs.choosing import Answers
-from conftest import ROOT, Invoke
+from conftest import ROOT, Invoke, Started
 
 CHAT = {"messages": [{"role": "user", "content": "Why is it so?"}, {"role": "assistant", "content": "Arr. " * 100}]}
 PAIR = {
@@ -333,7 +332,7 @@ def test_six_questions_on_a_terminal_and_a_wrong_answer_is_asked_again() -> None
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "wrapper"), "NO_COLOR": "1"}
     ours, theirs = pty.openpty()
     argv = [sys.executable, "-m", "ax_recipe", "new"]
-    with subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as child:
+    with Started(argv, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as child:
         os.close(theirs)
         said, deadline = "", time.monotonic() + 60
         while child.poll() is None and time.monotonic() < deadline:
