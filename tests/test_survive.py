@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import yaml
 
 from ax_recipe.errors import RunFailedError
 from ax_recipe.launch import noting
+from ax_recipe.launch import training as trainings
 from ax_recipe.launch.training import Outcome
 from ax_recipe.observe.events import Crashed, StageStarted
 from ax_recipe.observe.state import State, advance
@@ -205,6 +207,27 @@ def test_another_axolotl_between_two_stages_is_told_of(command: Command, done: R
     told = command("resume", "--until", "evaluate")
     assert told.returncode == 0
     assert "Axolotl was 0.19.0 when this run was planned, and is 0.20.0" in told.stderr
+
+
+def test_the_state_of_a_last_checkpoint_that_is_cut_short_is_told_of(command: Command, small_recipe: Path) -> None:
+    told = command("run", str(small_recipe), "--until", "train", FAKE_AXOLOTL="torn")
+    assert told.returncode == 1
+    assert "output/checkpoint-4/trainer_state.json is damaged: " in told.stderr
+    assert "resume sets it aside" in told.stderr
+    assert "Traceback" not in newest().runner_log.read_text()
+    assert command("resume", "--until", "train", FAKE_AXOLOTL="ok").returncode == 0
+    assert (newest().output / "torn-checkpoint-4").is_dir()
+    assert states(newest())["train"] == "done"
+
+
+@pytest.mark.parametrize("text", [b"", b'{"config.json": "', b"[]", b"\xff"])
+def test_a_damaged_proof_of_a_base_proves_nothing(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    proof = {"config.json": hashlib.sha256(b"{}").hexdigest()}
+    (tmp_path / "made.json").write_text(json.dumps(proof))
+    assert trainings.is_made(tmp_path)
+    (tmp_path / "made.json").write_bytes(text)
+    assert not trainings.is_made(tmp_path)
 
 
 def test_a_torn_state_is_written_anew_from_the_proofs(command: Command, done: RunDir) -> None:

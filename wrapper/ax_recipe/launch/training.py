@@ -14,7 +14,8 @@ from typing import Any
 from ax_recipe.errors import RunFailedError, StoppedError
 from ax_recipe.observe import events
 from ax_recipe.results import evaluation, experience
-from ax_recipe.run.rundir import RunDir, write
+from ax_recipe.run.rundir import RunDir, read, write
+from ax_recipe.survive import checkpoints
 
 Orders = dict[str, Any]
 _MADE = "made.json"
@@ -31,9 +32,11 @@ class Outcome:
 
 
 def is_made(base: Path) -> bool:
-    """Whether a base that is made here was made whole, and is as it was."""
-    proof = base / _MADE
-    return proof.is_file() and json.loads(proof.read_text(encoding="utf-8")) == _digests(base)
+    """Whether a base that is made here was made whole, and is as it was; a damaged proof proves nothing."""
+    try:
+        return bool(json.loads((base / _MADE).read_text(encoding="utf-8")) == _digests(base))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -89,10 +92,19 @@ def _trained(path: Path, output: Path) -> Outcome:
 
 
 def _saved_metrics(checkpoint: Path) -> Mapping[str, float] | None:
-    """The last metrics that transformers keeps in a checkpoint."""
-    path = checkpoint / "trainer_state.json"
-    history = json.loads(path.read_text(encoding="utf-8")).get("log_history", []) if path.is_file() else []
-    return next((row for row in reversed(history) if "loss" in row), None)
+    """The last metrics that transformers keeps in a checkpoint.
+
+    :raises RunFailedError: what it keeps there is damaged.
+    """
+    path = checkpoint / checkpoints.STATE
+    if not path.is_file():
+        return None
+    try:
+        history = json.loads(read(path)).get("log_history", [])
+        return next((row for row in reversed(history) if "loss" in row), None)
+    except (ValueError, TypeError, AttributeError) as error:
+        hint = "ax-recipe resume sets it aside, and does those steps again"
+        raise RunFailedError(f"{path} is damaged: {error}", hint) from error
 
 
 def begin_attempt(path: Path, number: int) -> None:
