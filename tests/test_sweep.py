@@ -29,7 +29,7 @@ from ax_recipe.results import evaluation
 from ax_recipe.results.intervals import Interval
 from ax_recipe.run import rundir
 from ax_recipe.view import sweep as view
-from conftest import ROOT, Started
+from conftest import ROOT, Invoke, Started
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 DEADLINE_S = 60.0
@@ -211,6 +211,22 @@ def test_more_of_the_same_grid_adds_to_what_is_there(small_recipe: Path) -> None
     assert [trial.run for trial in fewer.trials] == ["made-0", "made-1"]
     other = sweep.Sweep(str(small_recipe), Wishes(("lora.r=2,4,8",)), place)
     assert other.folder != first.folder
+
+
+@pytest.mark.usefixtures("fake_axolotl")
+@pytest.mark.parametrize(
+    "text", [b"", b'{"trials": [{', b"[]", b'{"trials": [{"run": "a"}]}', b'{"trials": 1}', b"\xff"]
+)
+def test_a_damaged_list_of_trials_is_told_of(invoke: Invoke, small_recipe: Path, text: bytes) -> None:
+    place = sweep.Place(rundir.root(), axolotl.find(), hardware.CPU, ("",))
+    file = sweep.Sweep(str(small_recipe), Wishes(("lora.r=2,4",)), place).folder / "sweep.json"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(text)
+    told = invoke("sweep", str(small_recipe), "--set", "lora.r=2,4")
+    assert told.exit_code == 3
+    assert f"{file} is damaged: " in told.stderr
+    assert "remove it" in told.stderr
+    assert file.read_bytes() == text
 
 
 def made() -> list[rundir.RunDir]:

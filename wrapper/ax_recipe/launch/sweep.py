@@ -21,6 +21,7 @@ import yaml
 from ax_recipe.axolotl import Axolotl
 from ax_recipe.checks import all as checks
 from ax_recipe.checks import planned, trust
+from ax_recipe.errors import MissingError
 from ax_recipe.forecast.hardware import Hardware
 from ax_recipe.launch import grid, runner
 from ax_recipe.observe import rules
@@ -114,6 +115,7 @@ class Sweep:
         """Read or make the sweep of recipe ``name``.
 
         :raises RecipeError: the recipe or a change of it is wrong.
+        :raises MissingError: its sweep.json is damaged.
         """
         self.name, self.wishes, self.place = name, wishes, place
         first = recipe.load(name)
@@ -135,9 +137,19 @@ class Sweep:
         return [each.key for each in self.axes if len(each.values) > 1]
 
     def _read(self) -> list[Trial]:
+        """The trials that sweep.json tells of.
+
+        :raises MissingError: it is damaged.
+        """
         file = self.folder / "sweep.json"
-        known = json.loads(file.read_text(encoding="utf-8"))["trials"] if file.exists() else []
-        return [Trial(**{**each, "changes": tuple(each["changes"])}) for each in known]
+        if not file.exists():
+            return []
+        try:
+            known = json.loads(rundir.read(file))["trials"]
+            return [Trial(**{**each, "changes": tuple(each["changes"])}) for each in known]
+        except (ValueError, KeyError, TypeError) as error:
+            hint = "put it back, or remove it: then each trial is made anew (the runs of the old ones stay)"
+            raise MissingError(f"{file} is damaged: {error}", hint) from error
 
     def check(self) -> None:
         """Plan every trial that is not made yet, so that none fails at its turn.
