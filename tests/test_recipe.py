@@ -60,6 +60,21 @@ def test_yaml_1_1_reads_2e_4_as_text_and_it_still_is_a_number(tmp_path: Path) ->
     assert recipe.load(write(tmp_path, SMALLEST + "train: {learning_rate: 2e-4}\n")).train.learning_rate == 2e-4
 
 
+def test_what_is_taken_for_a_number_or_a_truth_is_one(tmp_path: Path) -> None:
+    train = 'train: {global_batch_size: "16", micro_batch_size: 2.0, sample_packing: "no", weight_decay: "0.1"}\n'
+    checks = 'checks: {prompts: [Hello?, {ask: Who?, min_chars: "3"}], at_least: "2", contains: [me], json: "off"}\n'
+    found = recipe.load(write(tmp_path, f'{SMALLEST}gpus: 4.0\ntargets: {{loss: ["5e-1", 1]}}\n{train}{checks}'))
+    assert repr((found.gpus, found.targets.loss)) == "(4, [0.5, 1])"
+    taken = (found.train.global_batch_size, found.train.micro_batch_size, found.train.sample_packing)
+    assert (repr(taken), found.train.weight_decay) == ("(16, 2, False)", 0.1)
+    assert found.checks is not None
+    assert found.checks.questions[1] == ("Who?", {"contains": ["me"], "json": False, "min_chars": 3})
+    assert found.checks.enough == 2
+    assert ("AX010", 5, "checks.at_least") in problems(
+        tmp_path, SMALLEST + 'checks: {prompts: [a], at_least: "2.0", json: true}\n'
+    )
+
+
 def test_set_changes_one_key() -> None:
     assert recipe.load("pirate", ["lora.r=8", "train.learning_rate=1e-4"]).lora.r == 8
     assert recipe.load("pirate", ["axolotl.weight_decay=0.1"]).axolotl["weight_decay"] == 0.1

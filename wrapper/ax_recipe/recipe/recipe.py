@@ -19,6 +19,7 @@ from ax_recipe.recipe import document as documents
 from ax_recipe.recipe import scoring, secret
 from ax_recipe.recipe.document import Document, Keys
 from ax_recipe.recipe.schema import check
+from ax_recipe.recipe.values import is_a, taken
 from ax_recipe.recipe.words import RENAMED
 
 # What Axolotl's keys are called where a recipe says more with them.
@@ -191,6 +192,15 @@ def find(name: str) -> Path:
     raise RecipeError(f"no recipe is called {name!r}", f"{hint} (a file needs its .yaml)")
 
 
+def unknown(name: str) -> RecipeError | None:
+    """Why ``name`` stands for no recipe and no YAML, with what is near; None where it does."""
+    try:
+        find(name)
+    except RecipeError as error:
+        return error
+    return None
+
+
 def _names() -> list[str]:
     return [path.stem for path in bundled()]
 
@@ -253,7 +263,7 @@ def _impossible(document: Document) -> Iterator[Problem]:
             yield _problem(
                 document, "AX004", ("checks", "prompts", index), f"expects nothing of the answer to {question!r}"
             )
-    if checks.get("at_least", 0) > len(checks["prompts"]):
+    if taken(checks.get("at_least", 0), "integer") > len(checks["prompts"]):
         yield _problem(
             document, "AX010", ("checks", "at_least"), f"more than there are prompts ({len(checks['prompts'])})"
         )
@@ -344,9 +354,20 @@ def _fill(node: Mapping[str, Any], value: Any) -> Any:
         if value is None and definition.get("required"):
             return None
         return _ROOMS[room](**_filled(definition, value or {}))
-    if node.get("type") == "number" and isinstance(value, str):
-        return float(value)  # YAML 1.1 reads 2e-4 as a string
-    return value
+    return None if value is None else _taken(node, value)
+
+
+def _taken(node: Mapping[str, Any], value: Any) -> Any:
+    """A value that the schema takes, as what it is taken for: YAML 1.1 reads 2e-4 as text, and a person writes "16"."""
+    node = schema()["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
+    if isinstance(value, list) and "items" in node:
+        return [_taken(node["items"], each) for each in value]
+    if isinstance(value, dict) and "properties" in node:
+        return {key: _taken(node["properties"].get(key, {}), each) for key, each in value.items()}
+    if "anyOf" in node:
+        fitting = (each for each in node["anyOf"] if each.get("type") != "string" and is_a(value, each.get("type", "")))
+        return value if isinstance(value, str) else _taken(next(fitting, {}), value)
+    return taken(value, node.get("type"))
 
 
 def _room(node: Mapping[str, Any], value: Any) -> str | None:

@@ -12,7 +12,8 @@ from ax_recipe.errors import Severity
 from ax_recipe.recipe.document import Keys
 from ax_recipe.recipe.words import RENAMED, Json, described, kind_of, listed, mean, nearest, written
 
-_TRUTH = frozenset(["0", "off", "f", "false", "n", "no", "1", "on", "t", "true", "y", "yes"])
+_TRUE = frozenset(["1", "on", "t", "true", "y", "yes"])
+_TRUTH = _TRUE | {"0", "off", "f", "false", "n", "no"}
 _INTEGER = re.compile(r"\s*[+-]?\d+(_\d+)*(\.0+)?\s*", re.ASCII)
 
 
@@ -46,6 +47,16 @@ def is_a(value: Any, kind: str) -> bool:
 def _text(value: Any) -> str:
     """Text of text and (`!!binary`) bytes, else nothing."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value if isinstance(value, str) else ""
+
+
+def taken(value: Any, kind: str | None) -> Any:
+    """``value``, which `is_a` ``kind``, as pydantic's lax mode gives it: the number of `"16"`, the truth of `"no"`."""
+    text = _text(value).strip()
+    if kind == "boolean":
+        return text.lower() in _TRUE if text else bool(value)
+    if kind == "integer":
+        return int(text.partition(".")[0]) if text else int(value)
+    return float(text) if kind == "number" and text else value
 
 
 def _number(text: str) -> float | None:
