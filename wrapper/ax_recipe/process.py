@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -120,19 +121,37 @@ def start(argv: Sequence[str], environment: Mapping[str, str], log: Path) -> Chi
         ) from error
     with output:
         try:
-            popen = subprocess.Popen(  # the session leader: a closed terminal does not reach it
-                list(argv),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **environment},
-                start_new_session=True,
-            )
+            with _heard():
+                popen = subprocess.Popen(  # the session leader: a closed terminal does not reach it
+                    list(argv),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **environment},
+                    start_new_session=True,
+                )
         except OSError as error:
             raise MissingError(
                 f"cannot start {argv[0]}: {error.strerror}", "ax-recipe doctor shows what is here"
             ) from error
     return Child(popen)
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[None]:
+    """Let what is started here hear SIGINT, which a shell without job control has its background programs ignore.
+
+    What is ignored stays so in a program that is started; a handler, whatever it does, becomes the default (execve(2)).
+    """
+    deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if not deaf or threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def attached(argv: Sequence[str], environment: Mapping[str, str], *, quiet: bool = False) -> int:
