@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -356,6 +357,30 @@ def test_a_dry_run_shows_what_other_hardware_would_get(invoke: Invoke) -> None:
     assert done.exit_code == 0, done.stderr
     assert "this machine has" in done.stderr
     assert "--launcher torchrun" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("asked", "kinds"),
+    [
+        (("size", "pirat"), ["recipe", "YAML", "folder with a config.json", "ORGANISATION/NAME of the hub", "run"]),
+        (("explain", "loss", "pirat"), ["recipe", "YAML", "run"]),
+        (("data", "pirat"), ["recipe", "file or folder of rows"]),
+        (("diagnose", "pirat"), ["file", "run"]),
+        (("merge", "pirat"), ["folder", "run"]),
+        (("export", "./pirat"), ["folder", "run"]),
+        (("deploy", "pirat"), ["folder", "run"]),
+    ],
+)
+def test_what_a_verb_cannot_find_is_called_none_of_all_that_it_takes(
+    asked: tuple[str, ...], kinds: list[str], invoke: Invoke
+) -> None:
+    told = invoke(*asked)
+    assert told.exit_code == 2
+    said, hint = told.stderr.strip().split("\n")
+    named = re.sub(r"( in /\S+)$", "", said.partition(" is ")[2])
+    assert [kind.removeprefix("no ") for kind in re.split(r",? and |, ", named)] == kinds
+    assert said.startswith(f"error: {asked[-1]} is no ")
+    assert ("did you mean pirate" in hint) == ("recipe" in kinds)
 
 
 def test_part_of_a_topics_name_finds_it(invoke: Invoke) -> None:

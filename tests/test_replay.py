@@ -98,7 +98,7 @@ def test_a_target_that_is_no_band_is_refused(invoke: Invoke) -> None:
 def test_a_log_that_is_not_there_is_not_only_asked_for_as_a_run(invoke: Invoke) -> None:
     told = invoke("diagnose", "nofile.log")
     assert told.exit_code == 2
-    assert "nofile.log is no file; no run nofile.log in" in told.output
+    assert "nofile.log is no file and no run in" in told.output
 
 
 def test_the_last_line_of_a_log_is_no_reason(invoke: Invoke, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from ax_recipe.data.turns import Template
 from ax_recipe.errors import MissingError, Problem, RecipeError
 from ax_recipe.forecast.hardware import CPU
 from ax_recipe.process import Partner
+from ax_recipe.recipe import recipe as recipes
 from ax_recipe.recipe.document import Document, Keys
 from ax_recipe.ship import tokenizer as tokenizers
 
@@ -125,6 +126,8 @@ def _subject(
     other = path.exists() and suffix not in {"", ".yaml", ".yml"}
     data = path.is_dir() or other or suffix in {*KINDS, ".parquet", ".arrow"}
     if not data:
+        if not path.exists() and not suffix and (unknown := recipes.unknown(name)):
+            raise RecipeError(f"{name} is no recipe, and no file or folder of rows", unknown.hint)
         return checking.looked(name, gpus, axolotl, changes)[-1]
     if not path.exists():
         raise RecipeError(f"{name}: no such file", "a data file, a recipe's name, or a YAML")

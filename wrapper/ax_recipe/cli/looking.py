@@ -10,7 +10,6 @@ import click
 
 from ax_recipe.cli.completion import SHELLS
 from ax_recipe.cli.program import axolotl_option, example, explain_option, json_option, main, runs_option
-from ax_recipe.errors import RecipeError
 
 
 def _band(_context: click.Context, _option: click.Parameter, value: tuple[float, float] | None) -> Any:
@@ -70,10 +69,8 @@ def diagnose(name: str | None, exit_code: int | None, listing: bool, runs: str |
         click.echo(json.dumps(causes, indent=1) if as_json else rows)
         return
     log = Path(name) if name and Path(name).is_file() else None
-    try:
-        found = diagnoses.diagnose(log, exit_code) if log else diagnoses.of_run(rundir.find(rundir.root(runs), name))
-    except RecipeError as error:
-        raise RecipeError(f"{name} is no file; {error.message}" if name else error.message, error.hint) from error
+    root = rundir.root(runs)
+    found = diagnoses.diagnose(log, exit_code) if log else diagnoses.of_run(rundir.find(root, name, "file"))
     told = found.cause != "none" or found.phase not in replays.BEFORE
     strange = log and not told and not replays.read(log)[1]
     if as_json or not strange:

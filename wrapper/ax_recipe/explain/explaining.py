@@ -62,21 +62,10 @@ def find(name: str | None, runs: Path, axolotl: Axolotl | None) -> Training:
     :raises MissingError: the base's shape is not known here.
     """
     name = name or DEFAULT
-    if not (Path(name) / "state.json").is_file():
-        try:
-            return _foretold(name, axolotl)
-        except RecipeError as error:
-            if not _may_be_a_run(name, runs):
-                raise error
-    return _run(rundir.find(runs, name))
-
-
-def _may_be_a_run(name: str, runs: Path) -> bool:
-    try:
-        recipes.find(name)
-    except RecipeError:
-        return any(run.name.startswith(name) for run in rundir.every(runs))
-    return False
+    unknown = recipes.unknown(name)
+    if not unknown:
+        return _foretold(name, axolotl)
+    return _run(rundir.find(runs, name, "recipe, no YAML", unknown.hint or ""))
 
 
 def _foretold(name: str, axolotl: Axolotl | None) -> Training:

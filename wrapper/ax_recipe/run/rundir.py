@@ -355,8 +355,11 @@ def is_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _MARKS)
 
 
-def find(runs: Path, name: str | None) -> RunDir:
+def find(runs: Path, name: str | None, others: str = "", hint: str = "") -> RunDir:
     """The run called ``name`` (or at that path), or the newest.
+
+    ``others`` says what else a verb takes, and ``name`` is none of (``"recipe, no folder"``); ``hint`` what that
+    could be.
 
     :raises RecipeError: there is no such run; names the newest few.
     """
@@ -367,7 +370,6 @@ def find(runs: Path, name: str | None) -> RunDir:
     if matching:  # two runs of one second are called X and X-2
         return next((run for run in matching if run.name == name), matching[0])
     newest = ", ".join(run.name for run in known[:3])
-    raise RecipeError(
-        f"no run {name or ''} in {runs}".replace("  ", " "),
-        f"runs there: {newest}" if known else "`ax-recipe run pirate-tiny` makes one",
-    )
+    hints = [hint] * bool(hint) + [f"runs there: {newest}"] * bool(known)
+    said = "no run" if name is None else f"{name} is no {others} and no run" if others else f"no run {name}"
+    raise RecipeError(f"{said} in {runs}", "; ".join(hints) or "`ax-recipe run pirate-tiny` makes one")

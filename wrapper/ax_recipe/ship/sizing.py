@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ax_recipe.axolotl import Axolotl
-from ax_recipe.errors import RecipeError
 from ax_recipe.forecast import architecture, hardware, memory
 from ax_recipe.forecast.architecture import Shape
 from ax_recipe.recipe import recipe
@@ -87,12 +86,14 @@ _Found = tuple[str, Shape, Mapping[str, Any] | None, float | None, bool, int | N
 
 
 def _found(name: str | None, runs: Path, axolotl: Axolotl | None) -> _Found:
-    if name is not None and _is_recipe(name):
+    unknown = recipe.unknown(name) if name else None
+    if name and not unknown:
         return _recipe(name, axolotl)
-    if name is not None and ((Path(name) / "config.json").is_file() or _is_hub_id(name)):
+    if name and ((Path(name) / "config.json").is_file() or _is_hub_id(name)):
         config = architecture.config(name)
         return name, architecture.from_config(config, name), config, None, False, None
-    run = rundir.find(runs, name)
+    others = "recipe, no YAML, no folder with a config.json, no ORGANISATION/NAME of the hub"
+    run = rundir.find(runs, name, others, unknown.hint or "" if unknown else "")
     orders = run.read_json(run.orders)
     model = orders["model"] if (Path(orders["model"]) / "config.json").is_file() else orders["base"]
     config = architecture.config(model)
@@ -112,14 +113,6 @@ def _recipe(name: str, axolotl: Axolotl | None) -> _Found:
     if not Path(name).suffix:
         wanted = recipe.load(name).ship.num_ctx or wanted
     return found.name, found.shape, config, adapter, False, wanted
-
-
-def _is_recipe(name: str) -> bool:
-    try:
-        recipe.find(name)
-    except RecipeError:
-        return False
-    return True
 
 
 def _is_hub_id(name: str) -> bool:

@@ -94,13 +94,11 @@ class DeployTold:
 def find(runs: Path, name: str | None) -> RunDir | Path:
     """The folder that ``name`` is, if it is one and no run's; else the run that :func:`rundir.find` finds.
 
-    :raises MissingError: it is written as a path, and there is nothing.
+    :raises RecipeError: it is neither.
     """
     if name and Path(name).is_dir() and not rundir.is_run(Path(name)):
         return Path(name).resolve()
-    if name and "/" in name and not Path(name).exists():
-        raise MissingError(f"{name} is no folder", "name a run, or a folder with a model and its tokenizer")
-    return rundir.find(runs, name)
+    return rundir.find(runs, name, "folder", "a folder is one with a model and its tokenizer")
 
 
 def make_whole(folder: Path, *, change: bool) -> tuple[Check, ...]:
