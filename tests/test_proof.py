@@ -78,8 +78,9 @@ def test_a_state_is_told_by_proofs_and_logs_alone(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     for attempt in (1, 2):
         run.log("merge", attempt).write_text("")
+    run.log("check-merge", 1).with_suffix(".node1.log").write_text("")
     states = {stage.name: (stage.state, stage.attempt) for stage in proof.repaired(run).stages}
-    assert states == {"train": ("done", 1), "merge": ("waiting", 2), "check-merge": ("waiting", 0)}
+    assert states == {"train": ("done", 1), "merge": ("waiting", 2), "check-merge": ("waiting", 1)}
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"files": 1', '{"files": {}}'])

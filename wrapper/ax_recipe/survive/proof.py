@@ -172,7 +172,7 @@ def repaired(run: RunDir) -> RunState:
 
 def _proven(run: RunDir, stage: str) -> StageRecord:
     value = read(run, stage)
-    attempts = [int(path.suffixes[-2][1:]) for path in run.path.glob(f"logs/{stage}.*.log")]
+    attempts = [int(path.name.split(".")[1]) for path in run.path.glob(f"logs/{stage}.*.log")]  # those of nodes, too
     fields = StageRecord.__dataclass_fields__.keys() & value.keys()
     if fields:
         return StageRecord(**{name: value[name] for name in fields})
