@@ -26,6 +26,16 @@ def test_how_to_go_on_is_said_of_a_run_on_which_nobody_works(tmp_path: Path) -> 
         assert "Go on with" not in attend.summary(run, state)
 
 
+def test_answers_that_are_not_judged_yet_are_not_shown(tmp_path: Path) -> None:
+    run, state = RunDir(tmp_path / "pirate-1"), RunState("pirate", (StageRecord("chat", "done"),))
+    run.path.mkdir()
+    row = {"prompt": "Who?", "base": "A model.", "tuned": "Arr!"}
+    run.write_json(run.answers, [row])
+    assert "Arr!" not in attend.summary(run, state)
+    run.write_json(run.answers, [{**row, "tuned_matches": True}])
+    assert "    after:  Arr!" in attend.summary(run, state)
+
+
 def test_a_stop_promises_a_checkpoint_where_there_is_one_to_save(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
 

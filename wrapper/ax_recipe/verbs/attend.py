@@ -165,7 +165,7 @@ def _answers(run: RunDir, state: RunState) -> list[str]:
     if not run.answers.exists() or state.stage("chat").state != "done":
         return []
     try:
-        row = next((row for row in run.read_json(run.answers) if row["tuned_matches"]), None)
+        row = next((row for row in run.read_json(run.answers) if row.get("tuned_matches")), None)  # or not judged yet
     except MissingError as error:
         return ["", str(error)]
     return ["", f"  > {row['prompt']}", f"    before: {row['base']}", f"    after:  {row['tuned']}"] if row else []
