@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from ax_recipe.forecast.hardware import CPU, KINDS, Hardware, parse
 from ax_recipe.forecast.settings import LIGER, resolve
 from ax_recipe.forecast.timing import Data, Timing
 
+H200 = parse("1xH200-141GB")
 LLAMA = architecture.find("NousResearch/Meta-Llama-3.1-8B")
 ROW = {"messages": [{"role": "user", "content": "x" * 400}, {"role": "assistant", "content": "y" * 800}]}
 KEYS: dict[str, Any] = {
     "adapter": "qlora", "load_in_4bit": True, "lora_r": 16, "bf16": True, "sequence_len": 2048, "micro_batch_size": 2,
     "gradient_accumulation_steps": 4, "num_epochs": 3, "gradient_checkpointing": True,
 }  # fmt: skip
-DATA = Data(rows=1001, mean=300, longest=900, source="rows.jsonl")
+DATA = Data(rows=1001, mean=300, usual=400, longest=900, source="rows.jsonl")
 
 
 def timed(
@@ -49,9 +51,30 @@ def test_packed_steps_follow_the_tokens() -> None:
 def test_rows_without_packing_pay_for_the_longest_among_them() -> None:
     assert timed(KEYS).tokens_per_step == 2 * 4 * 300
     assert timed({**KEYS, "pad_to_sequence_len": True}).tokens_per_step == 2 * 4 * 2048
-    even = Data(rows=1001, mean=300, longest=300, source="rows.jsonl")
+    even = Data(rows=1001, mean=300, usual=300, longest=300, source="rows.jsonl")
     many = {**KEYS, "micro_batch_size": 16}
     assert timed(many, data=even).tokens_per_second > 1.5 * timed(many).tokens_per_second
+
+
+def test_long_rows_pay_for_what_they_attend_to() -> None:
+    """An 8B Llama: as much work in attention as in its matrices at about 60,000 tokens, forward and backward."""
+    packed = {**KEYS, "sequence_len": 65536, "sample_packing": True, "micro_batch_size": 1}
+    short, long = (timed(packed, data=Data(1001, n, n, n, "rows.jsonl")).tokens_per_second for n in (300, 60_000))
+    assert 0.4 < long / short < 0.6
+    keys = {**packed, "attn_implementation": "flash_attention_2", "micro_batch_size": 1}
+    wide, windowed = (
+        timing.estimate(shape, resolve(keys, H200, shape), H200, keys, Data(1001, 60_000, 60_000, 60_000, "rows"))
+        for shape in (LLAMA, replace(LLAMA, sliding_window=512))
+    )
+    assert windowed.tokens_per_second == pytest.approx(short, rel=0.02)
+    assert windowed.tokens_per_second > 1.5 * wide.tokens_per_second
+
+
+def test_the_row_of_a_usual_token_is_longer_than_the_usual_row(tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": "user", "content": "x" * 4 * (length - 6)}]} for length in (100, 100, 1000)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = timing.measure({"datasets": [{"path": "rows.jsonl"}]}, tmp_path)
+    assert found == Data(3, 400, 850, 1000, "rows.jsonl")
 
 
 def test_what_is_assumed_is_named() -> None:
@@ -140,7 +163,7 @@ def test_rows_beyond_the_sample_are_measured_by_their_bytes(tmp_path: Path) -> N
 @given(st.integers(1, 10**6), st.integers(1, 64), st.integers(1, 64), st.sampled_from([1, 2, 4, 8]))
 def test_every_row_is_seen_and_no_step_is_empty(rows: int, micro: int, accumulation: int, gpus: int) -> None:
     keys = {**KEYS, "micro_batch_size": micro, "gradient_accumulation_steps": accumulation, "num_epochs": 1}
-    steps = timed(keys, f"{gpus}xH200-141GB", Data(rows, 100, 100, "rows")).steps
+    steps = timed(keys, f"{gpus}xH200-141GB", Data(rows, 100, 100, 100, "rows")).steps
     a_step = micro * accumulation * gpus
     assert steps * a_step >= rows
     assert (steps - 1) * a_step < rows

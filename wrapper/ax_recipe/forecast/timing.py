@@ -39,6 +39,10 @@ _CPU = (0.2, 40.0)  # a few cores: no promise
 # Fitted to one H200 with Axolotl 0.19.0: the share of the peak that matrix products reach, and the bytes moved for each
 # byte kept for the backward pass, for each logit without a fused loss, and for each byte of a norm that is not Liger's.
 _EFFICIENCY, _MOVED_KEPT, _MOVED_LOGIT, _MOVED_NORM = 0.56, 12.0, 140.0, 30.0
+# The share of the peak that attention reaches forward and backward: between FlashAttention 2's on H100 and on A100 (Dao
+# 2023, figures 5 and 7). All measured rows were too short to show it.
+_ATTENTION = 0.45
+_WINDOWED = {"gemma2": 1 / 2, "gemma3": 5 / 6, "gemma3_text": 5 / 6}  # of the layers; in other models all
 _LAYER_S = 0.002  # what each micro-batch pays for each layer, however few tokens it has
 _SCALING = {"single": 1.0, "ddp": 0.96, "zero1": 0.94, "zero2": 0.92, "zero3": 1.0, "fsdp": 1.0}
 # GB/s at which a GPU fetches what lies on the others, by compute capability: measured on two H200, guessed for other
@@ -59,10 +63,14 @@ _MAX_BYTES = 2 * 10**9
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """The training rows: how many, their mean and greatest length in tokens (by their characters), and whence."""
+    """The training rows: how many, their mean and greatest length in tokens (by their characters), and whence.
+
+    ``usual`` is how long the row of a usual token is: of one short and one long row most tokens are in the long one.
+    """
 
     rows: int
     mean: float
+    usual: float
     longest: int
     source: str
 
@@ -105,7 +113,10 @@ def measure(keys: Mapping[str, Any], folder: Path = Path()) -> Data | None:
         return None
     held_out = float(keys.get("val_set_size") or 0)
     rows = len(lengths) - (ceil(len(lengths) * held_out) if held_out < 1 else int(held_out))
-    return Data(max(1, rows), sum(lengths) / len(lengths), ceil(max(lengths)), ", ".join(path.name for path in files))
+    total = sum(lengths)
+    usual = sum(length**2 for length in lengths) / total if total else 0.0
+    names = ", ".join(path.name for path in files)
+    return Data(max(1, rows), total / len(lengths), usual, ceil(max(lengths)), names)
 
 
 def _lengths(path: Path) -> Iterable[float]:
@@ -152,7 +163,8 @@ def estimate(
     else:
         assumed = [f"within {ERROR:.0%}" if data else "no better than its data, which is assumed"]
     if data is None:
-        data = Data(ASSUMED_ROWS, ASSUMED_TOKENS, settings.slots // settings.micro_batch, "assumed")
+        longest = settings.slots // settings.micro_batch
+        data = Data(ASSUMED_ROWS, ASSUMED_TOKENS, ASSUMED_TOKENS, longest, "assumed")
         assumed.append(f"{ASSUMED_ROWS:,} rows of {ASSUMED_TOKENS} tokens, for the data cannot be counted here")
     else:
         assumed.append(f"{data.rows:,} rows of {data.mean:.0f} tokens, by the characters of {data.source}")
@@ -160,7 +172,9 @@ def estimate(
     tokens, slots = _micro_batch(settings, keys, data)
     tokens_per_step = round(tokens * settings.accumulation * settings.gpus)
     between = network.traffic(shape, settings, hardware).seconds / settings.accumulation
-    speed = settings.gpus * tokens / (seconds_of(shape, settings, hardware, slots) + between)
+    computing = _computing(shape, settings, hardware, slots, _attended(shape, settings, slots, data))
+    computing = computing / _SCALING[settings.layout] + _fetching(shape, settings)
+    speed = settings.gpus * tokens / (computing + between)
     return _whole(steps, tokens_per_step, speed, hardware, price, tuple(assumed))
 
 
@@ -199,21 +213,30 @@ def _micro_batch(s: Settings, keys: Mapping[str, Any], data: Data) -> tuple[floa
     return s.micro_batch * min(data.mean, most), s.micro_batch * min(64 * ceil(longest / 64), most)
 
 
-def seconds_of(shape: Shape, s: Settings, hardware: Hardware, tokens: float) -> float:
-    """One micro-batch of so many tokens on one GPU, with what it fetches from the others and gives them."""
-    return _computing(shape, s, hardware, tokens) / _SCALING[s.layout] + _fetching(shape, s)
+def _attended(shape: Shape, s: Settings, slots: float, data: Data) -> float:
+    """Tokens that a usual one attends to, all layers together: half of its row, or as much as is masked for it."""
+    row = s.row if s.packed else slots / s.micro_batch
+    near = far = row if s.attention == "mask" else min(data.usual, row) / 2
+    if shape.sliding_window and s.attention != "mask":
+        near = min(far, shape.sliding_window)
+    windowed = _WINDOWED.get(shape.kind, 1.0)
+    return shape.layers * (windowed * near + (1 - windowed) * far)
 
 
-def _computing(shape: Shape, s: Settings, hardware: Hardware, tokens: float) -> float:
+def _computing(shape: Shape, s: Settings, hardware: Hardware, tokens: float, attended: float) -> float:
+    """One micro-batch of so many tokens on one GPU, seconds."""
     flops, bandwidth = rates(hardware)
     # Forward and the gradient of the activations; that of the weights in a full fine-tune; the forward once more.
     passes = (6 if s.method == "full" else 4) + (2 if s.checkpointing else 0)
     work = tokens * passes * (shape.parameters - (0 if shape.tied else shape.vocab * shape.hidden))
+    # Scores and values; the backward does five products for the forward's two (Dao 2023, section 4.1).
+    attending = tokens * attended * 4 * shape.q * (3.5 + (1 if s.checkpointing else 0))
     moved = _moved(shape, s) * tokens
     if s.method == "qlora":  # each pass over a layer turns its weights into 16 bits
         moved += (3 if s.checkpointing else 2) * shape.linear_parameters * 2.52 / 0.6
     again = 4 / 3 if s.checkpointing else 1.0
-    seconds = work / (flops * 1e12 * _EFFICIENCY) + moved / (bandwidth * 1e9) + shape.layers * _LAYER_S * again
+    multiplying = work / (flops * 1e12 * _EFFICIENCY) + attending / (flops * 1e12 * _ATTENTION)
+    seconds = multiplying + moved / (bandwidth * 1e9) + shape.layers * _LAYER_S * again
     return max(seconds, shape.layers * _LAUNCH_S * 0.75 * again)
 
 
