@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ax_recipe.observe import rules
 from ax_recipe.observe.events import (
     Began,
     Completed,
@@ -30,6 +31,7 @@ from ax_recipe.observe.events import (
 )
 from ax_recipe.observe.follow import Splitter
 from ax_recipe.observe.log import LogReader, parse
+from ax_recipe.observe.state import State, advance
 
 LOGS = Path(__file__).parent / "logs"
 BAR = "  8%|▊         | 1/12 [00:03<00:42,  3.90s/it]"
@@ -306,6 +308,45 @@ WORDS += ["Starting trainer...", "[9999-99-99 99:99:99,999] [INFO] [x] ", "Value
 @given(st.lists(st.sampled_from(WORDS), max_size=40).map("".join))
 def test_pieces_of_real_lines_in_any_order_never_fail(text: str) -> None:
     events(text.encode())
+
+
+STAMP = "[2026-11-22 11:26:40,008] [INFO] [axolotl] "
+LONG = "9" * 5000  # digits, more than Python makes a number of
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f" 8%|# | {LONG}/12 [00:03<00:42,  3.90s/it]",
+        f" 8%|# | 1/12 [0{':0' * 5000}<00:42,  3.90s/it]",
+        " 8%|# | 1/12 [00:03<00:42,  1.2.3s/it]",
+        f"[2026-11-22 11:26:40,008] [INFO] [axolotl] [RANK:{LONG}] Starting trainer...",
+        f"[rank{LONG}]: ValueError",
+        f"{STAMP}Saving checkpoint to out/checkpoint-{LONG}",
+        f"{STAMP}eval_loss: 1.2.3",
+        f"{STAMP}cuda memory usage while training: 1.2.3GB (+...GB cache)",
+        f"Total optimization steps = {LONG}",
+        f"failed (exitcode: -9) local_rank: {LONG} (pid: 1) of",
+        f"trainable params: {LONG} || all params: {LONG}",
+        f"{STAMP}config:\n{'[' * 100_000}\n}}",
+        f'{STAMP}config:\n{{\n  "logging_steps": Infinity, "num_epochs": [1]\n}}',
+    ],
+)
+def test_numbers_that_no_program_prints_never_fail(line: str) -> None:
+    events(line.encode())
+
+
+@pytest.mark.parametrize("value", ['"abc"', "[1]", '{"a": 1}', "1e999", "NaN"])
+def test_a_configuration_of_anything_can_be_judged(value: str) -> None:
+    keys = ("warmup_steps", "warmup_ratio", "val_set_size", "cosine_min_lr_ratio", "lr_scheduler", "save_steps")
+    config = ", ".join(f'"{key}": {value}' for key in keys)
+    state = State()
+    steps = [
+        f"{{'loss': 1.0, 'learning_rate': 1e-4}}\n 8%|# | {step}/40 [00:0{step}<00:42, 1s/it]" for step in range(1, 9)
+    ]
+    for event in events("\n".join([f'{STAMP}config:\n{{\n  "learning_rate": 2e-4, {config}\n}}', *steps]).encode()):
+        advance(state, event)
+    assert (state.step, rules.judge(state).severity) == (8, "WATCH")
 
 
 @pytest.mark.parametrize("name", ["ok", "2ranks-tee-ok", "2ranks-missing-dataset"])

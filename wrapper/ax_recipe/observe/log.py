@@ -35,16 +35,18 @@ from ax_recipe.observe.phrases import MESSAGES, NOTICES, meaning
 _DICT = re.compile(r"\{'[^{}]*\}")
 _PAIR = re.compile(r"'([^']*)': (?:np\.float\d+\()?'?([^',})]*)")
 # " 8%|▊         | 1/12 [00:03<00:42,  3.90s/it]"   the trainer's bar and an evaluation's have no name before them
-_BAR = re.compile(r"\s*\d+%\|[^|]*\| *(\d+)/(\d+) \[([\d:]+)<[^,\]]*(?:, *(?:([\d.]+)(s/it|it/s)|[^\]]*))?\]")
+_BAR = re.compile(
+    r"\s*\d+%\|[^|]*\| *(\d{1,12})/(\d{1,12}) \[([\d:]{1,20})<[^,\]]*(?:, *(?:(\d{1,12}\.?\d*)(s/it|it/s)|[^\]]*))?\]"
+)
 # "Loading weights:   1%|  | 2/291 [00:00<00:39,  7.38it/s]"   "Generating train split: 400 examples [00:00, ...]"
 _NAMED_BAR = re.compile(r"\s*([^\s%|\[(][^%|:]{0,200}):\s+(?:\d+%\|[^|]*\|[^\[]*|\d+ \w+ )\[[^\]]*\]\s?")
 # "[2026-11-22 11:26:40,008] [INFO] [axolotl.train] [PID:7] [RANK:1] Starting trainer..."   (PID until 0.12)
 _STAMP = re.compile(
     r"\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3})\] \[([A-Z]+)\] \[([^\]]*)\]"
-    r"(?: \[PID:\d+\])?(?: \[RANK:(\d+)\])? ?(.*)"
+    r"(?: \[PID:\d+\])?(?: \[RANK:(\d{1,6})\])? ?(.*)"
 )
 # "[default0]:..."   "[rank1]: ..."   "(RayTrainWorker pid=12585, ip=10.0.0.2) ..."
-_PREFIX = re.compile(r" *(?:\[(?:default|rank)(\d+)\]: ?|\((?:\w+(?:\([^()]*\))? )?pid=(\d+)(?:, ip=[^)]*)?\) ?)")
+_PREFIX = re.compile(r" *(?:\[(?:default|rank)(\d{1,6})\]: ?|\((?:\w+(?:\([^()]*\))? )?pid=(\d+)(?:, ip=[^)]*)?\) ?)")
 _PREFIXES = ("[default", "[rank", "(")
 _REPEATED = re.compile(r" \[repeated \d+x across cluster\].*$")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -67,6 +69,13 @@ _TAKE, _SKIP = r"'?([^',}]+)'?", r"'?[^',}]+'?"
 _UNUSED = frozenset(("num_input_tokens_seen", "tokens/total", "tokens/trainable", "total_tokens", "train_runtime"))
 _JSON_STARTS = ('  "', '    "', '      "', "  }", "  ]", "    {", "    }", "    ]", "      }", "}")
 _CONFIG_LINES = 5000  # a longer "configuration" is something else
+# What rules and views count with; a log is text, and may have anything in its place.
+_FIGURES = frozenset(
+    (
+        "cosine_min_lr_ratio", "learning_rate", "logging_steps", "loss_watchdog_threshold", "num_epochs", "save_steps",
+        "saves_per_epoch", "val_set_size", "warmup_ratio", "warmup_steps",
+    )
+)  # fmt: skip
 
 _MORE_BARS = (
     ("Loading weights", "loading"),
@@ -366,7 +375,7 @@ class LogReader:
             del self._configs[key]
             self._config = self._configs.get("")
             if (values := _json("\n".join(lines))) is not None:
-                self._configured(values, events)
+                self._configured({key: value for key, value in values.items() if _is_usable(key, value)}, events)
 
     def _configured(self, values: dict[str, object], events: list[Event]) -> None:
         every = values.get("logging_steps")
@@ -423,10 +432,14 @@ def _integer(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
+def _is_usable(key: str, value: object) -> bool:
+    return key not in _FIGURES or value is None or (isinstance(value, int | float) and abs(value) < 1e15)
+
+
 def _json(text: str) -> dict[str, object] | None:
     try:
         values = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None
 
@@ -434,7 +447,7 @@ def _json(text: str) -> dict[str, object] | None:
 def _seconds(stamp: str) -> float | None:
     try:
         return datetime.fromisoformat(stamp.replace(",", ".")).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError, OSError):  # no such day, or none that this system counts from 1970
         return None
 
 

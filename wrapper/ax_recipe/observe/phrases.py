@@ -38,7 +38,7 @@ def _phase(name: str) -> Build:
 
 def _saved(found: re.Match[str], time: float | None) -> Event:
     path = found[1].strip()
-    step = re.search(r"checkpoint-(\d+)$", path)
+    step = re.search(r"checkpoint-(\d{1,12})$", path)
     return Saved(path, int(step[1]) if step else None, time)
 
 
@@ -105,7 +105,7 @@ MESSAGES: tuple[Phrase, ...] = (
     # Starting eval set evaluation...   ([axolotl.evaluate])
     _phrase("Starting", r"^Starting \w+ set evaluation", _phase("evaluating")),
     # eval_loss: 1.6203413009643555   ([axolotl.evaluate])
-    _phrase("eval_", r"^(eval_loss|eval_ppl): (\d[\d.]*(?:e[+-]?\d+)?|nan|inf)$", _evaluated),
+    _phrase("eval_", r"^(eval_loss|eval_ppl): (\d+(?:\.\d+)?(?:e[+-]?\d+)?|nan|inf)$", _evaluated),
     # Evaluation results saved to out/eval_summary.csv
     _phrase("Evaluation", r"^Evaluation results saved to", _phase("finished")),
     # Saving model checkpoint to ./out/checkpoint-6
@@ -131,19 +131,19 @@ MESSAGES: tuple[Phrase, ...] = (
     # Applied LoRA to 28/38 tensors
     _phrase("Applied", r"^Applied LoRA to [1-9]", _phase("finished")),
     # cuda memory usage while training: 12.345GB (+1.234GB cache, +1.2GB misc)   (until 0.11)
-    _phrase("memory usage", r"usage while training: ([\d.]+)GB(?: \((?:\+([\d.]+)GB cache)?.*\))?", _old_memory),
+    _phrase("memory usage", r"usage while training: (\d+\.?\d*)GB(?: \((?:\+(\d+\.?\d*)GB cache)?.*\))?", _old_memory),
 )
 
 # Said by anybody, on a line of its own.
 NOTICES: tuple[Phrase, ...] = (
     # [INFO|trainer.py:2409] 2026-11-22 13:00:00,123 >>   Total optimization steps = 1,200   (transformers' trainer)
-    _phrase("optimization", r"Total optimization steps = ([\d,]*\d)", _counted),
+    _phrase("optimization", r"Total optimization steps = ([\d,]{0,20}\d)(?![\d,])", _counted),
     # trainable params: 167,772,160 || all params: 8,198,033,408 || trainable%: 2.0465
-    _phrase("trainable", r"trainable params: ([\d,]+) \|\| all params: ([\d,]+)", _parameters),
+    _phrase("trainable", r"trainable params: ([\d,]{1,30}) \|\| all params: ([\d,]{1,30})(?!\d)", _parameters),
     # [transformers] torch.distributed process group is initialized, but parallel_mode != ParallelMode.DISTRIBUTED. In
     _phrase("parallel_mode", r"parallel_mode != ParallelMode\.DISTRIBUTED", _warned),
     # E1122 13:43:02.012000 9322 .../multiprocessing/api.py:1002] failed (exitcode: -9) local_rank: 1 (pid: 9348) of
-    _phrase("exitcode", r"failed \(exitcode: -?\d+\) local_rank: (\d+) \(pid: \d+\)", _rank_crashed),
+    _phrase("exitcode", r"failed \(exitcode: -?\d+\) local_rank: (\d{1,6}) \(pid: \d+\)", _rank_crashed),
     #   traceback : Signal 9 (SIGKILL) received by PID 9348
     _phrase("received by", r"Signal (?:4|6|7|8|9|11) \(SIG\w+\) received by PID \d+", _crashed),
     # W1122 ... api.py:1028] Received 2 death signal, shutting down workers   Received Signals.SIGINT death signal

@@ -13,7 +13,7 @@ def expected(config: Mapping[str, Any], total_steps: int, step: int) -> float | 
     The formulas are those of transformers' schedulers and Axolotl's ``utils/schedulers.py``.
     """
     peak = config.get("learning_rate")
-    kind = config.get("lr_scheduler") or "cosine"
+    kind = str(config.get("lr_scheduler") or "cosine")
     if not isinstance(peak, int | float) or kind not in _DECAYS or _special(config, kind):
         return None
     warm = warmup_steps(config, total_steps) if kind != "constant" else 0
