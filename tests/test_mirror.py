@@ -259,6 +259,50 @@ def test_a_run_that_is_here_stays_as_it_is(command: Command, done: RunDir, there
     assert f"ax-recipe resume {done.name} goes on with it" in told.stderr
 
 
+def test_a_run_is_brought_by_one_at_a_time_and_by_the_next_when_that_was_killed(
+    command: Command, done: RunDir, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = f"{url(there)}/{done.name}"
+    run = RunDir(on_another_machine(monkeypatch, tmp_path) / done.name)
+    with background(["fetch", place]) as first:
+        until(lambda: run.holder() == first.pid)
+        first.send_signal(signal.SIGSTOP)
+        second = command("fetch", place)
+        assert second.returncode == 3
+        assert f"{run.path}: process {first.pid} brings it here already" in second.stderr
+        assert command("resume", str(run.path)).returncode, "half of it is here"
+    assert first.returncode == -signal.SIGKILL
+    third = command("fetch", place)
+    assert third.returncode == 0, third.stderr
+    assert seal.holds(run.path)
+    assert run.worker == ""
+
+
+def test_what_brings_the_files_ends_with_who_asked_for_them(tmp_path: Path) -> None:
+    """Else it would write over what the next has made its own."""
+    probe = "import os, sys, time; sys.path.insert(0, sys.argv[1]); import mirror, threading\n"
+    probe += "threading.Thread(target=mirror.end_with, args=(os.getppid(),)).start(); print(flush=True)"
+    asks = "import subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', *sys.argv[1:]])\n"
+    asks += "print(child.pid, flush=True); time.sleep(100)"
+    argv = [sys.executable, "-c", asks, probe, str(assets.probe("mirror.py").parent)]
+    with Started(argv, stdout=subprocess.PIPE) as asking:
+        assert asking.stdout is not None
+        child = psutil.Process(int(asking.stdout.readline()))
+        asking.stdout.readline()
+        assert child.is_running()
+    assert not psutil.wait_procs([child], DEADLINE_S)[1]
+
+
+def test_a_place_for_runs_that_is_none_is_told_of(
+    command: Command, done: RunDir, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = on_another_machine(monkeypatch, tmp_path)
+    elsewhere.touch()
+    told = command("fetch", f"{url(there)}/{done.name}")
+    assert told.returncode == 3
+    assert f"{elsewhere / done.name}: cannot be made: " in told.stderr
+
+
 @pytest.mark.parametrize("how", ["cut", "changed", "gone"])
 def test_a_checkpoint_that_is_torn_there_is_left_there(
     command: Command, done: RunDir, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str

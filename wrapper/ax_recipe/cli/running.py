@@ -189,8 +189,10 @@ def resume(
     if not trust:
         rundir.refuse_foreign(found)
     if any(value is not None for value in (bandwidth, *nodes.values())):
+        from ax_recipe.run import runs as all_runs
         from ax_recipe.verbs import regrouping
 
+        all_runs.refuse_running(found)
         regrouping.regroup(found, nodes, bandwidth)
     if not force and not found.worker:
         disk.refuse(preparing.left(found, until), ways="")

@@ -21,6 +21,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -40,6 +41,7 @@ GROWS = (".log", ".jsonl")  # may have become longer than the list says
 SMALL = 2**24
 BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci")  # have no folders that would be made first
 NICE = 19
+LOOK_S = 0.2  # before another could begin, for python and fsspec start no faster
 SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|KEY|KEY_ID|CONNECTION_STRING|CREDENTIALS?)$", re.IGNORECASE)
 SHORTEST = 8  # a shorter value of such a variable is a word, and in every text
 HINTS = {
@@ -335,7 +337,7 @@ def get(url: str, folder: Path) -> dict[str, Any]:
     others = [key for key in files if not CHECKPOINT.match(key) and not OURS.match(key)]
     for key in sorted(others, key=lambda key: (key == "state.json", "same" in files[key])):
         wrong += [flaw] if (flaw := bring(place, files, key, folder)) else []
-    here = [path for path in folder.rglob("*") if path.is_file()]
+    here = [path for path in folder.rglob("*") if path.is_file() and path != folder / "lock"]
     size = sum(path.stat().st_size for path in here)
     return {**told, "files": len(here), "bytes": size, "checkpoint": found, "wrong": wrong}
 
@@ -392,12 +394,21 @@ def digest(path: Path, size: int) -> str:
     return found.hexdigest()
 
 
+def end_with(parent: int) -> None:
+    """End this process when ``parent``, which has the folder's lock, has ended: it is no longer ours to write to."""
+    while os.getppid() == parent:
+        time.sleep(LOOK_S)
+    os._exit(1)
+
+
 def main() -> int:
     """Do one of them."""
     verb, where, *rest = sys.argv[1:]
     if verb == "put":
         but = tuple(word.removeprefix("--but=") for word in rest if word.startswith("--but="))
         return put(Path(where), but, [word for word in rest if not word.startswith("--")])
+    if verb == "get":
+        threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     try:
         told = get(where, Path(rest[0])) if verb == "get" else {"try": attempt, "list": runs}[verb](where)
     except Exception as error:  # noqa: BLE001 - as above

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,18 +57,47 @@ def lines(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 def fetch(url: str, root: Path, found: Axolotl, gpus: int | None, *, trusted: bool) -> Fetched:
     """Bring the run at ``url`` into ``root``; a fetch that was broken off goes on.
 
-    :raises MissingError: the place cannot be read.
+    :raises MissingError: the place cannot be read, or somebody brings it already.
     :raises RecipeError: a run of that name is here.
     """
     name = url.rpartition("/")[2]
     run = RunDir(root / name)
     if not _NAME.fullmatch(name):
         raise RecipeError(f"{url}: {name!r} is no name of a run", "ax-recipe fetch URL lists the runs there")
-    if run.path.exists() and (seal.holds(run.path) or run.worker):
-        raise RecipeError(f"{run.path} is here already", f"ax-recipe resume {name} goes on with it")
+    with _alone(run):
+        return _brought(run, url, found, gpus, trusted=trusted)
+
+
+@contextmanager
+def _alone(run: RunDir) -> Iterator[None]:
+    """Keep others from the folder meanwhile, under the lock that its runner would have; an empty one does not stay.
+
+    :raises MissingError: somebody is at work in it, or it cannot be made.
+    :raises RecipeError: it is a run of this account.
+    """
+    if who := run.worker:
+        hint = f"wait until that has ended; ax-recipe stop {run.word} ends it now"
+        raise MissingError(f"{run.path}: {who} brings it here already, or goes on with it", hint)
+    try:
+        run.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise MissingError(
+            f"{run.path}: cannot be made: {error.strerror}", "name another place with --runs DIR"
+        ) from error
+    with run.held():
+        if seal.holds(run.path):
+            raise RecipeError(f"{run.path} is here already", f"ax-recipe resume {run.word} goes on with it")
+        try:
+            yield
+        finally:
+            if list(run.path.iterdir()) == [run.lock.path]:
+                shutil.rmtree(run.path)
+
+
+def _brought(run: RunDir, url: str, found: Axolotl, gpus: int | None, *, trusted: bool) -> Fetched:
     brought = mirroring.ask(found.python, "get", url, str(run.path))
     _move(run, found, gpus)
-    rundir.write(run.mirror.path, mirror.wanted(url.removesuffix(f"/{name}"), brought["writer"]))
+    rundir.write(run.mirror.path, mirror.wanted(url.removesuffix(f"/{run.name}"), brought["writer"]))
     obstacle = None
     try:
         _refuse_missing(run)

@@ -10,18 +10,17 @@ from ax_recipe import axolotl
 from ax_recipe.checks import keys, planned, trust
 from ax_recipe.forecast import cluster
 from ax_recipe.forecast.hardware import GpuKind, Hardware
-from ax_recipe.run import origin, preparing, rundir, runs, seal
+from ax_recipe.run import origin, preparing, rundir, seal
 from ax_recipe.run.rundir import RunDir
 
 
 def regroup(run: RunDir, told: Mapping[str, Any], gbit: float | None = None, *, trusted: bool = True) -> None:
     """Plan ``run`` for the machines that ``told`` (the options of `cluster.asked`) says, else for those it had.
 
-    ``trusted`` says that it may run what came with it.
+    ``trusted`` says that it may run what came with it. Nobody else may be at work on it.
 
-    :raises RecipeError: it is running, or its batch cannot be split over so many.
+    :raises RecipeError: its batch cannot be split over so many.
     """
-    runs.refuse_running(run)
     orders = run.read_json(run.orders)
     before = orders.get("cluster") or {"nodes": 1}
     several = cluster.asked(**options(before, told))
