@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ax_recipe.diagnose import fixes
 from ax_recipe.diagnose.cause import Case, Cause, Diagnosis, Evidence
 from ax_recipe.diagnose.causes import table
@@ -20,7 +18,6 @@ from ax_recipe.errors import MissingError
 from ax_recipe.observe import rules
 from ax_recipe.observe.state import end
 from ax_recipe.recipe import recipe
-from ax_recipe.recipe.document import Loader
 from ax_recipe.run.rundir import RunDir, StageRecord
 
 # What the launcher and Python say when they stop because somebody else has failed, or somebody asked.
@@ -100,12 +97,11 @@ def of_run(run: RunDir) -> Diagnosis:
 
 def _case(run: RunDir, name: str) -> Case:
     """What fixes need of one of our runs; a folder that is not whole gives fixes without its own numbers."""
-    config: Any = {}
-    orders: Any = {}
-    with suppress(MissingError, OSError, ValueError, yaml.YAMLError):
+    config: dict[str, Any] = {}
+    orders: dict[str, Any] = {}
+    with suppress(MissingError):
         orders = run.read_json(run.orders)
-        config = yaml.load(run.axolotl_yaml.read_text(encoding="utf-8"), Loader=Loader)  # noqa: S506 - CSafeLoader
-    config, orders = (value if isinstance(value, dict) else {} for value in (config, orders))
+        config = run.read_yaml(run.axolotl_yaml)
     file = Path(str(orders.get("recipe_file", "")))
     own = file.is_file() and file not in recipe.bundled()
     changes = tuple(str(change) for change in orders.get("changes") or ())

@@ -270,9 +270,7 @@ def dismissed(run: RunDir) -> None:
 
 def paths(run: RunDir, orders: Mapping[str, Any]) -> list[str]:
     """What every machine has to see: base and data where they are no hub ids, and the programs."""
-    import yaml
-
-    keys = yaml.safe_load(run.axolotl_yaml.read_text(encoding="utf-8"))
+    keys = run.read_yaml(run.axolotl_yaml)
     named = [keys["base_model"], *(row["path"] for key in ("datasets", "test_datasets") for row in keys.get(key) or [])]
     seen = [str(each) for each in named if is_local(str(each), Path()) or "://" in str(each)]
     return [*seen, orders["axolotl"]["command"], str(assets.probe("plugin"))]

@@ -6,8 +6,6 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import yaml
-
 from ax_recipe import assets, process
 from ax_recipe.errors import MissingError, RunFailedError
 from ax_recipe.launch import training
@@ -49,7 +47,7 @@ def _check_merge(run: RunDir, orders: Orders) -> Outcome:
 def wishes(run: RunDir, orders: Orders) -> Wishes:
     """What the recipe wants of the model in Ollama, and how its data was written where that was no chat."""
     ship, python = orders["ship"], Path(orders["axolotl"]["python"])
-    jinja = prompter.of_config(yaml.safe_load(run.axolotl_yaml.read_text(encoding="utf-8")))
+    jinja = prompter.of_config(run.read_yaml(run.axolotl_yaml))
     script = convert.find()
     converter = Converter(script, python) if script else None
     return Wishes(ship["system"], ship["num_ctx"], ship["parameters"], jinja=jinja, converter=converter)

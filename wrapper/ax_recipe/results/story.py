@@ -7,13 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ax_recipe.errors import MissingError
 from ax_recipe.observe import feed, rules
 from ax_recipe.observe.alerts import Band, Judgement
 from ax_recipe.observe.state import State
-from ax_recipe.recipe.document import Loader
 from ax_recipe.run import runs
 from ax_recipe.run.rundir import RunDir, RunState
 from ax_recipe.run.runs import Row
@@ -41,12 +37,7 @@ def read(run: RunDir) -> Story:
     :raises MissingError: one of the files that every run has is absent or broken.
     """
     orders = run.read_json(run.orders)
-    try:
-        config = yaml.load(run.read_text(run.axolotl_yaml), Loader=Loader)  # noqa: S506 - CSafeLoader
-    except yaml.YAMLError as error:
-        raise MissingError(f"{run.axolotl_yaml} is damaged: {error}", "ax-recipe runs lists the others") from error
-    if not isinstance(config, dict):
-        raise MissingError(f"{run.axolotl_yaml} is damaged: it holds no keys", "ax-recipe runs lists the others")
+    config = run.read_yaml(run.axolotl_yaml)
     band = orders["targets"]["loss"]
     target = (float(band[0]), float(band[1])) if band else None
     state = feed.trained(run)

@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ax_recipe.axolotl import Axolotl, assumed, cache_folder
 from ax_recipe.axolotl import schema as axolotl_schema
 from ax_recipe.errors import AxRecipeError, MissingError, Problem, ProblemsError
@@ -28,7 +26,7 @@ from ax_recipe.plan.plan import Config, Plan
 from ax_recipe.plan.render import render
 from ax_recipe.recipe import recipe as recipes
 from ax_recipe.recipe import schema
-from ax_recipe.recipe.document import Document, Keys, Loader
+from ax_recipe.recipe.document import Document, Keys
 from ax_recipe.recipe.recipe import Recipe, Scratch
 from ax_recipe.run import rundir, stages
 from ax_recipe.run.origin import recipe_of
@@ -243,11 +241,11 @@ def left(run: RunDir, until: str | None = None) -> list[Need]:
         done = {stage.name for stage in run.current_state().stages if stage.state == "done"}
     names = [stage["name"] for stage in orders["stages"] if not stage["skip"]]
     names = names[: names.index(until) + 1] if until in names else names
-    shape, keys = None, {}
-    with suppress(OSError, yaml.YAMLError, AxRecipeError):
-        keys = yaml.load(run.axolotl_yaml.read_text(encoding="utf-8"), Loader=Loader)  # noqa: S506 - CSafeLoader
+    shape, keys = None, dict[str, Any]()
+    with suppress(AxRecipeError):
+        keys = run.read_yaml(run.axolotl_yaml)
         shape = plans.shape_of(recipe_of(run))
-    if shape is None or not keys:
+    if shape is None:
         return []
     hardware = Hardware(orders["gpus"], GpuKind(**orders["kind"]) if orders["kind"] else None)
     going = [name for name in names if name not in done]

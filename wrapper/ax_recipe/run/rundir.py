@@ -216,6 +216,23 @@ class RunDir:
             raise self._not_whole(path, "is damaged: it does not hold what a run writes there")
         return value
 
+    def read_yaml(self, path: Path) -> dict[str, Any]:
+        """Read Axolotl's keys from one YAML file of the run.
+
+        :raises MissingError: it is missing or damaged.
+        """
+        import yaml  # here, for most who look at a run read no YAML
+
+        from ax_recipe.recipe.document import Loader
+
+        try:
+            value = yaml.load(self.read_text(path), Loader=Loader)  # noqa: S506 - CSafeLoader
+        except (yaml.YAMLError, ValueError) as error:
+            raise self._not_whole(path, f"is damaged: {error}") from error
+        if not isinstance(value, dict):
+            raise self._not_whole(path, "is damaged: it holds no keys")
+        return value
+
     def _fits(self, path: Path, value: Any) -> bool:
         if path == self.recovery or path.name.startswith(self.answers.stem):
             return isinstance(value, list) and all(isinstance(row, dict) for row in value)

@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from ax_recipe.run.rundir import RunDir, StageRecord, write
 
 if TYPE_CHECKING:
@@ -128,7 +126,7 @@ def _keys_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def keys(run: RunDir) -> dict[str, Any]:
     """Axolotl's keys as they are now: those of axolotl.yaml with every change put over them."""
-    found: dict[str, Any] = yaml.safe_load(run.axolotl_yaml.read_text(encoding="utf-8"))
+    found = run.read_yaml(run.axolotl_yaml)
     for row in told(run):
         found |= _keys_of(row)
     return found
@@ -143,7 +141,7 @@ def environment(run: RunDir, stage: str) -> dict[str, str]:
 def config(run: RunDir, stage: str, attempt: int, extra: Mapping[str, Any]) -> Path:
     """The YAML of one attempt at a stage: axolotl.yaml itself, or where something is changed one of its own."""
     wanted = {**keys(run), **extra}
-    if wanted == yaml.safe_load(run.axolotl_yaml.read_text(encoding="utf-8")):
+    if wanted == run.read_yaml(run.axolotl_yaml):
         return run.axolotl_yaml
     from ax_recipe.plan.plan import Config  # here, for most attempts need no YAML of their own
     from ax_recipe.plan.render import render
