@@ -150,7 +150,7 @@ def test_a_run_that_failed_has_a_report_too(invoke: Invoke, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "text"),
     [("plan.json", None), ("plan.json", ""), ("plan.json", "{}"), ("recipe.yaml", None), ("answers.json", "[{"),
-     ("answers.json", "[1]"), ("state.json", None), ("state.json", '{"recipe"'), ("state.json", "{}")],
+     ("answers.json", "[1]"), ("state.json", None), ("state.json", '{"recipe"'), ("state.json", "{}"), ("axolotl.yaml", "a: [")],
 )  # fmt: skip
 def test_a_damaged_run_is_told_of_by_the_file_that_is_wrong(
     invoke: Invoke, tmp_path: Path, name: str, text: str | None
