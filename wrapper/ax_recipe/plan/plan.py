@@ -195,7 +195,9 @@ def _put_lora(keys: _Keys, method: str, lora: Lora) -> None:
 
 
 def _put_data(keys: _Keys, recipe: Recipe, folder: Path, prepared_dir: str) -> None:
-    keys.put("datasets", [_data(row, folder) for row in recipe.data], Origin("recipe", "", ("data",)))
+    # Axolotl 0.19 drops ds_type from the rows of these, and from no others (utils/config/__init__.py).
+    told = recipe.rl not in {"dpo", "ipo", "simpo", "kto"}
+    keys.put("datasets", [_data(row, folder, told=told) for row in recipe.data], Origin("recipe", "", ("data",)))
     if recipe.held_out:
         rows = [{**(row := _data(each, folder)), "split": row.get("split", "train")} for each in recipe.held_out]
         keys.put("test_datasets", rows, Origin("recipe", "", ("held_out",)))
@@ -252,10 +254,10 @@ def _from(recipe: Recipe, name: str) -> Origin:
     return Origin("recipe" if (name,) in recipe.document.lines else "default", "", (name,))
 
 
-def _data(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _data(row: Mapping[str, Any], folder: Path, *, told: bool = True) -> dict[str, Any]:
     path = resolve(str(row["path"]), folder)
     suffix = Path(path).suffix
     kind = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}.get(suffix)
     # Told a bare file, Axolotl asks the hub for a data set of that name first.
-    extra = {"ds_type": kind} if kind and Path(path).is_absolute() else {}
+    extra = {"ds_type": kind} if told and kind and Path(path).is_absolute() else {}
     return {"path": path, **extra, **{key: value for key, value in row.items() if key != "path"}}
