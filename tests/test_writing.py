@@ -247,8 +247,30 @@ def test_preferences_go_by_what_the_model_can() -> None:
     Path("mine.yaml").unlink()
     assert value(made("Qwen/Qwen3-4B-Base", PAIR))["rl"] == "orpo"
     Path("mine.yaml").unlink()
-    with pytest.raises(RecipeError, match="cannot be read with rl: orpo"):
-        made("Qwen/Qwen3-4B-Base", {"prompt": "x", "chosen": "a", "rejected": "b"})
+    text = {"prompt": "x", "chosen": "a", "rejected": "b"}
+    assert value(made("Qwen/Qwen3-4B-Base", text))["rl"] == "dpo"  # orpo reads no text
+    Path("mine.yaml").unlink()
+    with pytest.raises(RecipeError, match="cannot be read with rl: dpo"):
+        made("Qwen/Qwen3-4B", {**text, "system": "y"})
+
+
+@pytest.mark.parametrize(
+    ("row", "asked"),
+    [
+        ({"prompt": "x", "chosen": "a", "rejected": "b"}, "prompt"),
+        ({"question": "x", "chosen": "a", "rejected": "b"}, "question"),
+        ({"prompt": PAIR["chosen"][:1], **{side: turns[1:] for side, turns in PAIR.items()}}, "prompt"),
+    ],
+)
+def test_an_answer_of_text_or_one_turn_is_read_with_the_column_it_answers(row: dict[str, Any], asked: str) -> None:
+    path = made("Qwen/Qwen3-4B", row)
+    (read,) = value(path)["data"]
+    assert (read["type"], read["field_messages"]) == ("chat_template.default", asked)
+    assert not checking.quick(str(path), None, None).problems
+    text = path.read_text(encoding="utf-8").replace(".default", "").replace(f"    field_messages: {asked}\n", "")
+    path.write_text(text, encoding="utf-8")
+    (problem,) = checking.quick(str(path), None, None).problems
+    assert problem.suggestion == f"The rows are preferences: type: chat_template.default, field_messages: {asked}."
 
 
 def test_rows_beside_the_data_are_held_out() -> None:

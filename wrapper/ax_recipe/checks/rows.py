@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ax_recipe.checks.subject import Subject, as_number, nearest
-from ax_recipe.data import formats, turns
+from ax_recipe.data import formats, glance, turns
 from ax_recipe.data.rows import Row, Source, fault, locate, read
 from ax_recipe.data.turns import TurnsError
-from ax_recipe.errors import Problem
+from ax_recipe.errors import Problem, RecipeError
 from ax_recipe.recipe.document import Keys
 
 # What can be read in a quarter of a second, of all files together: the whole of them. Of more the first rows must do;
@@ -198,13 +198,16 @@ def _columns(subject: Subject, found: Looked, rows: Sequence[Mapping[str, Any]])
     if wanted is None:
         if found.dataset.get("type") is None and form.name != formats.TOKENS and not rl:
             message = f"no type is given, and the rows are no tokens: they look like {form.name}"
-            yield subject.problem("AX013", found.key, message, f"type: {formats.TYPES.get(form.name, 'chat_template')}")
+            usual = f"type: {formats.TYPES.get(form.name, 'chat_template')}"
+            fix = _paired(subject, rows[0]) if form.name == formats.PREFERENCE else usual
+            yield subject.problem("AX013", found.key, message, fix)
         return
     for name in formats.lacking(wanted, rows):
         has = ", ".join(map(str, list(rows[0])[:6])) or "nothing"
         key = (*found.key, "type")
         message = f"{found.dataset.get('type')} reads `{name}`, and the rows have {has}"
-        yield subject.problem("AX013", key, message, _better(found.dataset, form, name))
+        fix = _paired(subject, rows[0]) if form.name == formats.PREFERENCE else _better(found.dataset, form, name)
+        yield subject.problem("AX013", key, message, fix)
 
 
 def _incomplete(subject: Subject, found: Looked) -> Iterator[Problem]:
@@ -219,6 +222,17 @@ def _incomplete(subject: Subject, found: Looked) -> Iterator[Problem]:
             yield Problem("AX013", "error", message, row.file, row.line, None, "Mend or remove this row.")
         elif answers and not any(str(row.value[name]).strip() for name in answers):
             yield _unanswered(row)
+
+
+def _paired(subject: Subject, row: Mapping[str, Any]) -> str | None:
+    """The keys that read rows of preferences: the same that `new` writes."""
+    rl = subject.text("rl")
+    try:
+        keys = glance.preference_keys(row, rl or "dpo", subject.text("chat_template") or "")
+    except RecipeError as error:
+        return error.hint
+    named = ", ".join(f"{key}: {value}" for key, value in keys.items())
+    return f"The rows are preferences: {named}{'' if rl else ', with rl: dpo'}."
 
 
 def _better(dataset: Mapping[str, Any], form: formats.Form, name: str) -> str:

@@ -20,7 +20,7 @@ _FORMS: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
     (COMPLETION, (("text", "content"),)),
 )
 # The `type` that reads each form.
-TYPES = {CHAT: "chat_template", ALPACA: "alpaca", COMPLETION: "completion", PREFERENCE: "chat_template, with rl: dpo"}
+TYPES = {CHAT: "chat_template", ALPACA: "alpaca", COMPLETION: "completion"}
 
 _QUESTION = ("question",)
 _COLUMNS: Mapping[str, tuple[str, ...]] = {

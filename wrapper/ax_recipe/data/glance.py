@@ -171,11 +171,10 @@ def preference_keys(row: Mapping[str, Any], rl: str, template: str) -> dict[str,
             return {"type": "chat_template.argilla"}
         if len(chosen) > 1:
             return {"type": "chat_template.argilla_chat"}
-    messages = next((key for key, value in row.items() if formats.is_chat(value) and key not in _PAIR), None)
-    if rl == "dpo" and messages and isinstance(chosen, Mapping):
-        return {"type": "chat_template.default", "field_messages": messages}
     if rl == "dpo" and isinstance(chosen, str) and "prompt" in row and template in {"chatml", "llama3"}:
         return {"type": f"{template}.prompt_pairs"}
+    if rl == "dpo" and (asked := _asked(row)) and not row.get("system"):  # which that type would leave out
+        return {"type": "chat_template.default", "field_messages": asked}
     found = f"chosen is {'text' if isinstance(chosen, str) else 'no whole conversation'}, the columns {', '.join(row)}"
     raise RecipeError(
         f"these preferences cannot be read with rl: {rl} and {template}: {found}",
@@ -184,3 +183,9 @@ def preference_keys(row: Mapping[str, Any], rl: str, template: str) -> dict[str,
 
 
 _PAIR = frozenset(["chosen", "rejected"])
+
+
+def _asked(row: Mapping[str, Any]) -> str | None:
+    """The column with what both answers answer: turns, or the text of one."""
+    turns = next((key for key, value in row.items() if formats.is_chat(value) and key not in _PAIR), None)
+    return turns or next((name for name in formats.QUESTIONS if isinstance(row.get(name), str)), None)

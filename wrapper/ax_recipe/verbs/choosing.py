@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ax_recipe.checks.model import MARKS
-from ax_recipe.data import glance
+from ax_recipe.data import formats, glance
 from ax_recipe.data.glance import Glance
 from ax_recipe.errors import MissingError, RecipeError
 from ax_recipe.explain import families
@@ -69,7 +69,9 @@ class Wish:
         """How preferences are learned; None where there are none to learn."""
         if self.goal != "preference":
             return None
-        return "dpo" if self.model.taught else "orpo"
+        # For ORPO Axolotl 0.19 reads whole conversations alone.
+        whole = self.seen is None or formats.is_chat(self.seen.first[0]["chosen"])
+        return "orpo" if whole and not self.model.taught else "dpo"
 
 
 def refuse_base(base: str) -> None:
@@ -144,6 +146,15 @@ def data_keys(wish: Wish, template: str) -> tuple[Mapping[str, Any], str]:
     if wish.goal == "preference":
         return glance.preference_keys(first[0], wish.rl or "dpo", template), why
     return glance.text_keys(first[0]), why
+
+
+def why_rl(wish: Wish) -> str:
+    """Why preferences are learned as they are."""
+    if wish.rl == "orpo":
+        return "from a base, in one go"
+    if wish.model.taught:
+        return "the model can answer already; now it learns which is better"
+    return "orpo would suit a base, and reads whole conversations alone"
 
 
 def packs(wish: Wish, length: int) -> bool:

@@ -208,8 +208,7 @@ def _text(wish: Wish, method: str, why: str, folder: Path) -> str:
     lines.put("method", method, why)
     rl, template = wish.rl, choosing.template(wish)
     if rl:
-        taught = "the model can answer already; now it learns which is better"
-        lines.put("rl", rl, "from a base, in one go" if rl == "orpo" else taught)
+        lines.put("rl", rl, choosing.why_rl(wish))
     if template:
         lines.put("chat_template", *template)
     _put_data(lines, wish, template[0] if template else "", folder)
