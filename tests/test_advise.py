@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 import faults
 import stories
-from ax_recipe.observe.events import Config, Crashed, Evaluation, Event
+from ax_recipe.observe.events import Config, Crashed, Evaluation, Event, Metrics
 from ax_recipe.recipe import recipe
 from ax_recipe.recipe.edit import edited
 from ax_recipe.results import advise, story
@@ -48,6 +49,22 @@ def test_no_held_out_rows_come_first(tmp_path: Path) -> None:
     found = advice(tmp_path, [e for e in faults.long() if not isinstance(e, Evaluation)], text)
     assert changes(found[:1]) == {"val_set_size": 0.02}
     assert found[0].sure == "sure"
+
+
+def logged(loss: Callable[[int], float], *, scored: bool) -> list[Event]:
+    """A run of 91 logs, one in ten steps, that fell to ``loss(step)`` with a little noise."""
+    events = faults.changed(lambda step, old: {**old, "loss": loss(step) + 0.02 * math.sin(step)})
+    kept = [each for each in events if not isinstance(each, Metrics) or not (each.step or 0) % 10]
+    return [each for each in kept if scored or not isinstance(each, Evaluation)]
+
+
+def test_a_loss_that_still_falls_at_the_end_asks_for_an_epoch(tmp_path: Path) -> None:
+    falling = advice(tmp_path / "a", logged(lambda step: 7 - step / 200, scored=False))
+    (longer,) = [each for each in falling if "still fell" in each.reason]
+    assert "by 0.6 over the last fifth: one epoch more" in longer.reason  # no word of rows that nobody held out
+    assert longer.changes == {("train", "num_epochs"): 5}
+    settled = advice(tmp_path / "b", logged(lambda step: 7 - min(step, 600) / 200, scored=False))
+    assert not [each for each in settled if "still fell" in each.reason]
 
 
 def test_overfitting_ends_where_the_held_out_loss_was_best(tmp_path: Path) -> None:

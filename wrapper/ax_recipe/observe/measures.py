@@ -6,6 +6,7 @@ A window counts logs. Beyond 4096 logs a curve keeps only extremes, so the long 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import fmean, median, stdev
 from typing import TYPE_CHECKING
 
@@ -126,15 +127,24 @@ def plateau(given: Given, rule: Rule) -> Reading | None:
         return None
     kept = min(1.0, len(state.losses) / state.windows.logs)
     count = max(rule.window, int(logs // 5 * kept))
-    points = state.losses.tail(count)
+    return _fall(state.losses.tail(count), rule.limit)
+
+
+def still_falling(state: State) -> Reading | None:
+    """How far the loss fell within the last fifth of its logs, however few; None of fewer than 12."""
+    count = len(state.losses) // 5
+    return _fall(state.losses.tail(count), 0.05) if count >= 12 else None
+
+
+def _fall(points: Sequence[tuple[float, float]], share: float) -> Reading | None:
     values = [y for _, y in points]
     if not math.isfinite(sum(values)):
         return None
-    third = count // 3
+    third = len(values) // 3
     first, last = values[:third], values[-third:]
     fell = fmean(first) - fmean(last)
     error = math.sqrt((stdev(first) ** 2 + stdev(last) ** 2) / third)
-    limit = max(rule.limit * fmean(values), 2 * error)
+    limit = max(share * fmean(values), 2 * error)
     return Reading(fell < limit, fell, limit, {"value": f"{fmean(values):.3g}", "since": f"{points[0][0]:.0f}"})
 
 

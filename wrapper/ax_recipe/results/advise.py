@@ -146,19 +146,19 @@ def _underfit(case: _Case) -> Iterator[Advice]:
 
 
 def _longer(case: _Case) -> Iterator[Advice]:
-    """Still falling when it ended: by the plateau's own measure, and far enough to matter."""
+    """Still falling when it ended, and far enough to matter."""
     story, train, late = case.story, case.recipe.train, case.late_loss
-    reading = measures.plateau(Given(story.state), BY_NAME["plateau"])
+    reading = measures.still_falling(story.state)
     if reading is None or late is None or train.max_steps or story.state.status != "finished":
         return
     above = story.target is None or late > story.target[1]
     best = best_evaluation(story.state)
     newest = story.state.eval_losses.last
     better = best is None or newest is None or newest <= best[1]
-    if reading.value > max(reading.limit, 0.05 * late) and above and better and "overfit" not in case.alerts:
-        fell = f"The loss still fell by {reading.value:.2g} over the last fifth"
-        more = {("train", "num_epochs"): train.num_epochs + 1}
-        yield Advice(f"{fell}, and held-out loss with it: one epoch more.", "worth a try", more)
+    if reading.value > reading.limit and above and better and "overfit" not in case.alerts:
+        held = "" if newest is None else ", and held-out loss with it"
+        words = f"The loss still fell by {reading.value:.2g} over the last fifth{held}: one epoch more."
+        yield Advice(words, "worth a try", {("train", "num_epochs"): train.num_epochs + 1})
 
 
 def _room(case: _Case) -> Iterator[Advice]:
