@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("fake_axolotl")
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
-OVER_A_RUN = ("runs", "status", "watch", "watch --explain", "advise", "report", "compare mine", "size", "diagnose")
+OVER_A_RUN = ("runs", "status", "watch", "watch --explain", "advise", "report", "compare mine mine", "size", "diagnose")
 
 
 def test_a_thousand_runs_are_listed_in_less_than_a_second(tmp_path: Path) -> None:
@@ -88,6 +88,17 @@ def test_compare_shows_what_differs_and_both_curves(invoke: Invoke, tmp_path: Pa
     assert any("A" in row for row in rows)
     assert any("B" in row for row in rows)
     assert "training loss" in text
+
+
+def test_one_run_is_compared_with_nothing_and_told_with_what_it_could_be(invoke: Invoke, tmp_path: Path) -> None:
+    first = stories.made(stories.written(tmp_path))
+    alone = invoke("compare", "mine")
+    assert alone.exit_code == 2
+    assert f"{first.name} is the only run of mine there; ax-recipe report {first.name}" in alone.stderr
+    second = stories.made(tmp_path / "mine.yaml")
+    told = invoke("compare", second.name)
+    assert told.exit_code == 2
+    assert told.stderr == f"error: compare takes two runs or more\n    others of mine: {first.name}\n"
 
 
 class Page(html.parser.HTMLParser):
@@ -150,13 +161,15 @@ def test_a_run_that_failed_has_a_report_too(invoke: Invoke, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "text"),
     [("plan.json", None), ("plan.json", ""), ("plan.json", "{}"), ("recipe.yaml", None), ("answers.json", "[{"),
-     ("answers.json", "[1]"), ("state.json", None), ("state.json", '{"recipe"'), ("state.json", "{}"), ("axolotl.yaml", "a: [")],
+     ("answers.json", "[1]"), ("state.json", None), ("state.json", '{"recipe"'), ("state.json", "{}"),
+     ("state.json", '{"recipe": "x", "stages": []}'), ("axolotl.yaml", "a: ["), ("job.json", ""),
+     ("state.json", '{"recipe": "x", "stages": [{"name": "train", "state": "odd", "started": "a"}]}')],
 )  # fmt: skip
 def test_a_damaged_run_is_told_of_by_the_file_that_is_wrong(
     invoke: Invoke, tmp_path: Path, name: str, text: str | None
 ) -> None:
     run = stories.made(stories.written(tmp_path))
-    (run.path / name).unlink()
+    (run.path / name).unlink(missing_ok=True)
     if text is not None:
         (run.path / name).write_text(text)
     told = {verb: invoke(*verb.split()) for verb in OVER_A_RUN}  # none ends in a traceback
@@ -166,12 +179,14 @@ def test_a_damaged_run_is_told_of_by_the_file_that_is_wrong(
     assert run.name in told["runs"].output
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"set": "held_out", "rows": [[3'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[1]", '{"set": "held_out", "rows": [[3', '{"foretold": {}, "measured": {}}']
+)
 def test_figures_that_were_cut_off_are_none(invoke: Invoke, tmp_path: Path, text: str) -> None:
     run = stories.made(stories.written(tmp_path))
     run.losses.write_text(text)
     run.measured.write_text(text)
-    for verb in ("report", "compare mine", "plan pirate-tiny --gpus 0"):
+    for verb in ("report", "compare mine mine", "plan pirate-tiny --gpus 0"):
         assert invoke(*verb.split()).exit_code == 0
     run.axolotl_yaml.write_text("")
     assert "axolotl.yaml is damaged: it holds no keys" in invoke("compare", "mine").output

@@ -50,9 +50,13 @@ def compare(names: tuple[str, ...], runs: str | None) -> None:
     """Put runs side by side: what differs in their configs, their curves, what came out."""
     from ax_recipe.results import story
     from ax_recipe.run import rundir
+    from ax_recipe.run import runs as all_runs
     from ax_recipe.view import runs as view
 
-    view.show([story.read(rundir.find(rundir.root(runs), name)) for name in names])
+    found = [story.read(rundir.find(rundir.root(runs), name)) for name in names]
+    if len(found) == 1:
+        raise RecipeError("compare takes two runs or more", all_runs.others_in_words(found[0].run))
+    view.show(found)
 
 
 @main.command(epilog=example("ax-recipe report", "ax-recipe report pirate-20261122-101500 -o pirate.html"))

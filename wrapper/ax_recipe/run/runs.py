@@ -97,6 +97,15 @@ def _steps_so_far(run: RunDir) -> int:
     return int(told[-1]) if told else 0
 
 
+def others_in_words(run: RunDir) -> str:
+    """With what ``run`` may be compared: the newest others of its recipe, in its folder."""
+    recipe = row_of(run).recipe
+    others = [row.name for row in rows(run.path.parent, recipe) if row.name != run.name]
+    if not others:
+        return f"{run.name} is the only run of {recipe} there; ax-recipe report {run.word} tells of one"
+    return f"others of {recipe}: {', '.join(others[:3])}"
+
+
 def as_json(found: list[Row]) -> str:
     """``runs --json``."""
     return json.dumps([asdict(row) for row in found], indent=1)
