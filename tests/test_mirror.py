@@ -179,6 +179,26 @@ def test_what_is_proven_there_is_not_done_again_here(
     assert {stage.attempt for stage in RunDir(elsewhere / done.name).read_state().stages if stage.attempt} == {1}
 
 
+def test_places_have_spaces_and_letters_of_any_script(
+    command: Command, small_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, there, second = (tmp_path / name for name in ("Jürgens Läufe", "später & mehr/runs 1", "другое место"))
+    monkeypatch.setenv("AX_RECIPE_RUNS", str(first))
+    told = command("run", str(small_recipe), "--until", "evaluate", "--mirror", str(there))
+    assert told.returncode == 0, told.stderr
+    name = newest().name
+    shutil.rmtree(first)
+    monkeypatch.setenv("AX_RECIPE_RUNS", str(second))
+    told = command("fetch", f"{there}/{name}")
+    assert "not as it was" not in told.stdout
+    assert f"Go on with: ax-recipe resume {name}" in told.stdout
+    told = command("resume", "--until", "evaluate")
+    assert told.returncode == 0, told.stderr
+    run = RunDir(second / name)
+    assert {stage.attempt for stage in run.read_state().stages if stage.attempt} == {1}, "nothing was done again"
+    assert str(second) in run.axolotl_yaml.read_text()
+
+
 def test_a_recipe_that_lies_elsewhere_is_found_where_the_command_is_given(
     command: Command, done: RunDir, there: Path, small_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,8 +117,9 @@ def _move(run: RunDir, found: Axolotl, gpus: int | None) -> None:
         places[orders["base"]] = str(run.base)
     names = (run.orders.name, run.state.name, "axolotl*.yaml", "alone.yaml", "base.yaml", run.environment.name)
     for path in (path for name in names for path in run.path.glob(name)):
-        rundir.write(path, _moved(path.read_text(encoding="utf-8"), places))
-    proof.move(run, lambda text: _moved(text, places))
+        spelt = _in_json(places) if path.suffix == ".json" else places
+        rundir.write(path, _moved(path.read_text(encoding="utf-8"), spelt))
+    proof.move(run, lambda text: _moved(text, _in_json(places)))
     orders = run.read_json(run.orders)
     orders |= {"recipe_file": str(here), "gpus": orders["gpus"] if gpus is None else gpus}
     orders["axolotl"] |= {"command": str(found.command), "python": str(found.python)}
@@ -132,6 +133,11 @@ def _orders(run: RunDir) -> dict[str, Any]:
         hint = "nothing can go on without it; its checkpoints are whole all the same"
         raise MissingError(f"{run.orders} did not come whole: {error.message}", hint) from error
     return orders
+
+
+def _in_json(places: Mapping[str, str]) -> dict[str, str]:
+    """The places as JSON spells them: letters beyond ASCII are numbers there."""
+    return {json.dumps(old)[1:-1]: json.dumps(new)[1:-1] for old, new in places.items()}
 
 
 def _moved(text: str, places: Mapping[str, str]) -> str:
