@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import runpy
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
@@ -174,6 +175,7 @@ events: st.SearchStrategy[Event] = st.one_of(
 )
 
 
+@example([Metrics({"loss": 0.0, "epoch": math.inf}, 0)], 80, 24, False, False)
 @given(st.lists(events, max_size=30), st.integers(1, 210), st.integers(1, 60), st.booleans(), st.booleans())
 def test_nothing_breaks_the_screen(
     history: list[Event], width: int, height: int, ascii_only: bool, target: bool

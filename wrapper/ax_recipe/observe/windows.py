@@ -128,7 +128,7 @@ class Windows:
         if self.logs % _REFRESH == 0:
             self.losses.refresh()
             self.grads.refresh()
-        if epoch is not None and (epoch >= self._epoch or self._boundary):
+        if epoch is not None and epoch < math.inf and (epoch >= self._epoch or self._boundary):
             self._epochs(step, epoch)
 
     def _epochs(self, step: int, epoch: float) -> None:
