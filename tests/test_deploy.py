@@ -373,6 +373,9 @@ def test_a_merge_is_measured_against_the_base_with_the_adapter(run: RunDir, invo
     python.write_text(f"#!/bin/sh\ncp \"$9\" {tmp_path}/asked.json\necho '{measured}'\n", encoding="utf-8")
     run.write_json(run.orders, run.read_json(run.orders) | {"method": "qlora"})
     run.write_json(run.answers, [{"prompt": "Who goes there?", "tuned": "Arr."}])
+    run.output.mkdir()
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        (run.output / name).touch()
     seal.put(run.path)
     before = run.state.read_bytes()
     done = invoke("merge", run.name, "--logits")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -75,6 +76,30 @@ def test_a_run_without_its_model_says_what_is_missing(
     missing = invoke("evaluate", "--task", "piqa")
     assert missing.exit_code == 3
     assert "pip install lm-eval" in missing.stderr
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_an_adapter_that_is_gone_is_told_before_anything_starts(
+    command: Command, invoke: Invoke, trained: Callable[..., RunDir], name: str
+) -> None:
+    run = trained()
+    (run.output / name).unlink()
+    before = run.state.read_bytes()
+    asked = (("merge",), ("merge", "--logits"), ("evaluate",), ("export", "--adapter"))
+    for arguments in asked:
+        result = invoke(*arguments, run.name)
+        assert result.exit_code == 2
+        assert f"{run.name} has no adapter: {run.output / name} is not there" in result.stderr
+        assert f"ax-recipe resume {run.name} makes it anew from checkpoint-4" in result.stderr
+    assert run.state.read_bytes() == before
+    assert command("resume", run.name, "--until", "train").returncode == 0
+    assert (run.output / name).is_file()
+    for checkpoint in run.output.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    (run.output / name).unlink()
+    assert f"ax-recipe resume {run.name} trains it" in invoke("merge").stderr
+    with run.held():
+        assert f"ax-recipe watch {run.name} shows how far it is" in invoke("merge").stderr
 
 
 CHECKS = """\

@@ -75,6 +75,7 @@ def merge(name: str | None, look: bool, logits: bool, trust: bool, runs: str | N
         return _show_checks([shipping.compare(found)], as_json)
     if look:
         return _show_checks(shipping.make_whole(shipping.model_of(found), change=False), as_json)
+    shipping.refuse_unmergeable(found)
     return again(str(found.path), runs, ("merge", "check-merge"), as_json)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ax_recipe import axolotl
-from ax_recipe.errors import RunFailedError
+from ax_recipe.errors import RecipeError, RunFailedError
 from ax_recipe.recipe import recipe
 from ax_recipe.run import origin
 from ax_recipe.run.rundir import RunDir
@@ -29,6 +29,22 @@ def checkpoint(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
     found, torn = checkpoints.settle(run.output, *run.ranks)
     words = [str(each) for each in torn]
     return found, [*words, f"goes on from {found.path.name}"] if found else words
+
+
+def refuse_without_adapter(run: RunDir, orders: Orders) -> None:
+    """Stop before anything is started that would take its time to find no adapter.
+
+    :raises RecipeError: a file of it is not there; what makes it anew is said.
+    """
+    files = () if orders["method"] == "full" else ("adapter_model.safetensors", "adapter_config.json")
+    gone = next((path for name in files if not (path := run.output / name).is_file()), None)
+    if gone is None:
+        return
+    hint = f"ax-recipe watch {run.word} shows how far it is"
+    if not run.worker:
+        found = checkpoints.newest(run.output, *run.ranks)
+        hint = f"ax-recipe resume {run.word} {f'makes it anew from {found.path.name}' if found else 'trains it'}"
+    raise RecipeError(f"{run.name} has no adapter: {gone} is not there", hint)
 
 
 def note(run: RunDir, orders: Orders) -> None:

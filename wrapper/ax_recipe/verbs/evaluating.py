@@ -20,6 +20,7 @@ from ax_recipe.results.evaluation import Bar, Evaluation, Form
 from ax_recipe.run import runs
 from ax_recipe.run.rundir import RunDir, refuse_foreign, write
 from ax_recipe.ship.ollama import Ollama
+from ax_recipe.survive import footing
 
 Orders = dict[str, Any]
 Say = Callable[[str], None]
@@ -67,21 +68,31 @@ def _refuse(run: RunDir, orders: Orders, form: Form, tasks: Sequence[str]) -> No
         raise RecipeError("a full fine-tune has no adapter", "--on merged scores the trained model")
     if tasks and form != "merged":
         raise RecipeError(f"lm-eval measures whole models, not --on {form}", "--on merged")
-    needed = {"adapter": run.output / "adapter_model.safetensors", "merged": Path(orders["model"]) / "config.json"}
-    needed["ollama"] = run.deployed
-    if not needed[form].is_file():
-        hint = f"ax-recipe {'deploy' if form == 'ollama' else 'resume'} {run.name}"
+    needed = {"merged": Path(orders["model"]) / "config.json", "ollama": run.deployed}
+    if form in needed and not needed[form].is_file():
+        hint = f"ax-recipe {'deploy' if form == 'ollama' else 'resume'} {run.word}"
         raise RecipeError(f"{run.name} has nothing to score: {needed[form]} is not there", hint)
+    if form == "adapter" or (form == "merged" and _scores_own(run, orders, form)):
+        footing.refuse_without_adapter(run, orders)
+
+
+def _scores_own(run: RunDir, orders: Orders, form: Form) -> bool:
+    """Whether the run's own form is to be scored: the base is scored together with it."""
+    return not _held_out(orders)["skip"] and (form == evaluation.form_of(orders) or not run.losses.exists())
+
+
+def _held_out(orders: Orders) -> dict[str, Any]:
+    return next(stage for stage in orders["stages"] if stage["name"] == "evaluate")
 
 
 def _score(run: RunDir, orders: Orders, form: Form, say: Say) -> None:
     """Have Axolotl score the held-out rows, and our plugin beside it each of them and the general texts."""
-    stage = next(stage for stage in orders["stages"] if stage["name"] == "evaluate")
+    stage = _held_out(orders)
     if stage["skip"]:
         say(f"no held-out loss: {stage['skip']}")
         return
     own = evaluation.form_of(orders)
-    if form == own or not run.losses.exists():  # the base is scored together with the run's own form
+    if _scores_own(run, orders, form):
         say(f"scoring the {own} and its base on the same rows")
         _stage_again(run, "evaluate")
     if form != own:
@@ -104,7 +115,7 @@ def _stage_again(run: RunDir, name: str) -> None:
 
 def _merged_argv(run: RunDir, orders: Orders, argv: Sequence[str]) -> list[str]:
     """The command that scores the merged model as a base of its own, by a config of its own."""
-    config = yaml.safe_load(Path(argv[2]).read_text(encoding="utf-8"))
+    config = run.read_yaml(Path(argv[2]))
     config = {key: value for key, value in config.items() if not key.startswith(_ADAPTER_KEYS)}
     config |= {"base_model": orders["model"], "output_dir": str(run.path / "scored")}
     file = run.path / "evaluate.merged.yaml"
@@ -165,13 +176,13 @@ def _run_tasks(run: RunDir, orders: Orders, model: tuple[str, str], tasks: Seque
     """Let ``axolotl lm-eval`` measure one model."""
     who, path = model
     say(f"lm-eval of {', '.join(tasks)} on the {who}")
-    config = yaml.safe_load(run.axolotl_yaml.read_text(encoding="utf-8"))
+    config = run.read_yaml(run.axolotl_yaml)
     folder = evaluation.tasks_folder(run, who)
     folder.mkdir(parents=True, exist_ok=True)
     keys = {"lm_eval_tasks": list(tasks), "lm_eval_model": path, "lm_eval_batch_size": 8, "output_dir": str(folder)}
     file = folder / "lm-eval.yaml"
     write(file, yaml.safe_dump({"base_model": path, "bf16": config.get("bf16", False), **keys}, sort_keys=False))
-    stage = next(stage for stage in orders["stages"] if stage["name"] == "evaluate")
+    stage = _held_out(orders)
     # The tasks' own data comes from the hub, whatever the recipe's does.
     hub = {name: os.environ.get(name, "0") for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")}
     argv = [orders["axolotl"]["command"], "lm-eval", str(file)]

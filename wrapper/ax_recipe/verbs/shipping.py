@@ -26,6 +26,7 @@ from ax_recipe.ship.exported import Exported
 from ax_recipe.ship.live import Proof
 from ax_recipe.ship.merged import Check
 from ax_recipe.ship.ollama import Ollama, Report
+from ax_recipe.survive import footing
 from ax_recipe.view.transfer import Transfer
 
 Result = TypeVar("Result")
@@ -118,6 +119,15 @@ def model_of(run: RunDir) -> Path:
     return folder
 
 
+def refuse_unmergeable(run: RunDir) -> None:
+    """Stop before Axolotl is started to merge what is not there.
+
+    :raises RecipeError: the run has no adapter, or was not made here.
+    """
+    rundir.refuse_foreign(run)
+    footing.refuse_without_adapter(run, run.read_json(run.orders))
+
+
 def compare(run: RunDir) -> Check:
     """How far the merge's logits are from those of the base with the adapter, measured on the recipe's questions.
 
@@ -127,6 +137,7 @@ def compare(run: RunDir) -> Check:
     orders = run.read_json(run.orders)
     if orders["method"] == "full":
         raise RecipeError(f"{run.name} is a full fine-tune: nothing was merged", "there is nothing to compare")
+    footing.refuse_without_adapter(run, orders)
     four_bit = orders["method"] == "qlora"
     questions = orders["checks"]["prompts"] if orders["checks"] else [live.QUESTION]
     answers = {row["prompt"]: row["tuned"] for row in run.read_json(run.answers)} if run.answers.is_file() else {}
@@ -173,6 +184,7 @@ def _export_adapter(target: RunDir | Path, out: Path | None, told: ExportTold) -
         orders = target.read_json(target.orders)
         if orders["method"] == "full":
             raise RecipeError(f"{target.name} is a full fine-tune: it has no adapter", "export it without --adapter")
+        footing.refuse_without_adapter(target, orders)
         recipe, python = outcomes.wishes(target, orders), Path(orders["axolotl"]["python"])
         recipe, place = replace(recipe, four_bit=orders["method"] == "qlora"), target.path / ADAPTER_EXPORT
     folders = source.of_adapter(adapter)
@@ -228,12 +240,16 @@ def measure(run: RunDir, host: str | None, rounds: int) -> list[bench.Result]:
     orders = run.read_json(run.orders)
     prompts = orders["checks"]["prompts"] if orders["checks"] else [live.QUESTION]
     order, model = bench.Order(prompts, rounds), model_of(run)
-    adapter = run.output if orders["method"] != "full" else None
+    adapter, results = run.output if orders["method"] != "full" else None, []
+    try:
+        footing.refuse_without_adapter(run, orders)
+    except RecipeError as error:
+        adapter, results = None, [bench.Result("adapter", "transformers", problem=f"{error.message}; {error.hint}")]
     python = Path(orders["axolotl"]["python"])
     exported = [exports.read(run.path)]
     if (run.path / ADAPTER_EXPORT / "Modelfile").is_file():
         exported.append(exports.read(run.path / ADAPTER_EXPORT))
-    results = list(bench.in_transformers(order, python, model, adapter, orders["base"]))
+    results += bench.in_transformers(order, python, model, adapter, orders["base"])
     with Transfer() as shown:
         results += _in_llama_cpp(order, exported, shown.report)
         return results + _in_ollama(order, exported, host, orders["ship"]["model"], shown.report)
