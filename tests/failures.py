@@ -27,11 +27,27 @@ class Sample(NamedTuple):
 SAMPLES = (
     Sample("accelerate-rich", "cuda-oom", "training", None, "out of memory"),
     Sample(
+        "adapter-gone-loading",
         "adapter-missing",
-        "weights-mismatch",
+        "loading",
+        None,
+        "epo id must be in the form 'repo_name' or 'namespace/repo_name': './outputs/pirate'",
+    ),
+    Sample("adapter-gone-merging", "adapter-missing", "merging", None, "LoRA adapter weights not found in ./outputs"),
+    Sample("adapter-gone-no-plugin", "adapter-missing", "merging", None, "LoRA adapter weights not found in ./outputs"),
+    Sample(
+        "adapter-missing",
+        "adapter-missing",
         "merging",
         None,
         "rectory for LoRA adapter weights does not exist: `./nowhere`",
+    ),
+    Sample(
+        "adapter-other-rank",
+        "weights-mismatch",
+        "loading",
+        None,
+        "size mismatch for base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight: copying a param",
     ),
     Sample(
         "architecture",

@@ -342,6 +342,7 @@ class LogReader:
         self._time = _seconds(stamp)
         rank = int(number) if number else rank
         if text.endswith("config:"):
+            self._harmless = False  # plugins are loaded before it is printed
             self._configs[key] = []
             self._config = self._configs.get("")
         elif not rank:

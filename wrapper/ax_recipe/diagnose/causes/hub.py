@@ -11,7 +11,29 @@ _NETWORK = re.compile(
     r"[Nn]ame resolution|Name or service not known|Network is unreachable"
 )
 
+# What peft asks the hub for, though a path is no name there, where the folder has no adapter.
+_NO_NAME = re.compile(r"Repo id must (?:be in the form|use alphanumeric)[^\n]*'(?P<what>[^']*)'")
+
 CAUSES = (
+    Cause(
+        "adapter-missing",
+        "The adapter is not where it is looked for{what}: there is no such folder, or a file of it is gone.",
+        patterns(
+            r"LoRA adapter weights not found in (?P<what>\S+)",
+            r"LoRA adapter weights does not exist: `(?P<what>[^`]+)",
+            r"LoRA config not found: (?P<what>\S+)",
+            r"Can't find 'adapter_config\.json' at '?(?P<what>[^'\s]+)",
+            r"Can't find weights for (?P<what>\S+) in \S+ or in the Hugging Face Hub",
+        ),
+        (),
+        (
+            Remedy("Make it anew: the training goes on from its newest checkpoint.", command="{resume}"),
+            Remedy("Or take that of a checkpoint: each has one.", command="ls -d {what}/checkpoint-*"),
+            Remedy("Or name the folder that it lies in: paths count from where the command is given."),
+        ),
+        "measured with Axolotl 0.19",
+        framed=((_NO_NAME, re.compile(r"\bin load_peft_weights\b")),),
+    ),
     Cause(
         "hub-gated",
         "The hub refuses it{what}: its licence is not accepted, or the token is missing, wrong or too narrow.",

@@ -162,9 +162,6 @@ CAUSES = (
         patterns(
             r"size mismatch for \S+: copying a param",
             r"ignore_mismatched_sizes|Error\(s\) in loading state_dict for",
-            r"LoRA config not found: (?P<what>\S+)",
-            r"LoRA adapter weights does not exist: `(?P<what>[^`]+)",
-            r"Can't find 'adapter_config\.json' at '?(?P<what>[^'\s]+)",
         ),
         (sign("| MISMATCH", r"^(?P<what>\S+) +\| MISMATCH"),),
         (
