@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ax_recipe import assets
@@ -19,6 +20,7 @@ from ax_recipe.observe.follow import Follower
 from ax_recipe.observe.log import LogReader
 from ax_recipe.observe.replay import fold, replay
 from ax_recipe.observe.state import State, advance, end
+from ax_recipe.survive import watching
 from conftest import installed_axolotl
 
 pytestmark = [pytest.mark.axolotl, pytest.mark.slow]
@@ -198,6 +200,9 @@ def test_a_run_is_told_exactly_and_is_the_same_as_its_log(start: Start) -> None:
 def test_a_stop_file_ends_in_a_checkpoint_from_which_to_go_on(start: Start, ranks: int) -> None:
     run = start(f"stopped{ranks}", 2000, ranks)
     run.until(lambda: run.at_step(3))
+    root = psutil.Process(run.child.pid)
+    stacks = "\n".join(watching.waits([root, *root.children(recursive=True)], run.log))
+    assert stacks.count("in _inner_training_loop\n") >= ranks  # the ranks, and data loaders' workers born of them
     run.stop_file.touch()
     assert run.end() == 0
     stopped = [event for event in run.events() if isinstance(event, Interrupted)]

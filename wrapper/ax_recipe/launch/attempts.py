@@ -87,7 +87,7 @@ class Attempt:
         try:
             reason, hung = self._wait(child)
             if hung:
-                stacks = watching.dump(self.run, self.record.attempt)
+                stacks = watching.dump(self.run, self.log, self.record.attempt)
             if reason or hung:
                 self._stop(child, hung=bool(hung))
         finally:

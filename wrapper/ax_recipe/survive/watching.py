@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import psutil
 
-from ax_recipe import process
 from ax_recipe.errors import RunFailedError
 from ax_recipe.observe import events, measures, rules
 from ax_recipe.observe.alerts import Given
@@ -22,7 +21,8 @@ from ax_recipe.run.rundir import RunDir, write
 EVERY_S = 1.0
 # How long a checkpoint takes where none was seen yet, and what is added to those that were seen (seconds).
 SAVE_S, SPARE_S = 120.0, 20.0
-DUMP_S = 30.0
+# How long a process may take to write its stacks, and how long it is quiet when it has.
+DUMP_S, QUIET_S = 5.0, 0.1
 # A clock that was set, or a machine that slept (seconds): what was before says nothing of a silence.
 JUMP_S = 5.0
 
@@ -96,26 +96,48 @@ class Watch:
             self._longest_save = max(self._longest_save or 0.0, event.time - self._saving)
 
 
-def dump(run: RunDir, attempt: int) -> Path:
-    """Write where every process of the run waits: what the kernel knows, and the Python stacks where py-spy is."""
-    spy = shutil.which("py-spy") or _beside(run)
-    write(run.stacks(attempt), "\n".join(_lines(belonging.processes(run), spy)))
+def dump(run: RunDir, log: Path, attempt: int) -> Path:
+    """Write where every process of the run on this machine waits."""
+    write(run.stacks(attempt), "\n".join(waits(belonging.processes(run), log)))
     return run.stacks(attempt)
 
 
-def _beside(run: RunDir) -> str | None:
-    found = Path(run.read_json(run.orders)["axolotl"]["python"]).with_name("py-spy")
-    return str(found) if found.is_file() else None
+def waits(found: list[psutil.Process], log: Path) -> Iterator[str]:
+    """Where each process waits: what the kernel knows, and on Linux the Python stacks of those that our plugin is in.
 
-
-def _lines(found: list[psutil.Process], spy: str | None) -> Iterator[str]:
-    yield "" if spy else "py-spy is not installed: pip install py-spy shows the Python stacks, too"
+    They write these to their ``log`` on SIGUSR2, by Python's faulthandler: that needs no rights over other processes,
+    and works where they wait in native code.
+    """
     for each in found:
         try:
             cpu = each.cpu_times()
             yield f"process {each.pid} (parent {each.ppid()}), {each.status()}, {each.num_threads()} threads, "
             yield f"  {cpu.user:.0f} s of CPU, {cpu.system:.0f} s in the kernel: {' '.join(each.cmdline())}"
+            yield _stacks(each, log) if _hears(each) else ""
         except psutil.Error:
             continue
-        if spy:
-            yield process.words((spy, "dump", "--pid", str(each.pid)), DUMP_S) or "  py-spy could not look into it"
+
+
+def _hears(each: psutil.Process) -> bool:
+    """Whether it has a handler for SIGUSR2, which would else end it (Linux, proc_pid_status(5): SigCgt)."""
+    try:
+        status = Path(f"/proc/{each.pid}/status").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return bool(caught >> (signal.SIGUSR2 - 1) & 1)
+
+
+def _stacks(each: psutil.Process, log: Path) -> str:
+    """What it writes once it is asked: until nothing more came for a moment, or nothing at all."""
+    size = start = log.stat().st_size
+    each.send_signal(signal.SIGUSR2)
+    deadline = time.monotonic() + DUMP_S
+    while time.monotonic() < deadline:
+        time.sleep(QUIET_S)
+        before, size = size, log.stat().st_size
+        if size == before > start:
+            break
+    with log.open("rb") as file:
+        file.seek(start)
+        return file.read().decode(errors="replace")

@@ -2,13 +2,15 @@
 
 Name it as ``plugins: [ax_recipe_events.EventsPlugin]`` with this folder on PYTHONPATH; it needs nothing but Axolotl.
 AX_RECIPE_EVENTS is the file that rank 0 appends events to. When the file that AX_RECIPE_STOP names appears, or
-SIGTERM arrives at any rank, all ranks finish their step, save a whole checkpoint and leave with exit code 0.
+SIGTERM arrives at any rank, all ranks finish their step, save a whole checkpoint and leave with exit code 0. On SIGUSR2
+a rank writes to its log where each of its threads is.
 AX_RECIPE_HELD_OUT_ONLY keeps `axolotl evaluate` from scoring the training rows as well; to the file AX_RECIPE_LOSSES it
 then appends what each held-out row costs, and each line of the file AX_RECIPE_GENERAL.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import math
 import os
@@ -70,6 +72,8 @@ class EventsPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl is absent from 
 
     def register(self, _cfg: Any) -> None:
         """Say that the plugin is alive: Axolotl goes on without a word to us where one cannot be imported."""
+        # A runner that finds a training hung asks each of its processes where its threads are; 2 is stderr, the log.
+        faulthandler.register(signal.SIGUSR2, file=2)
         _save_small_data_here()
         path = os.environ.get("AX_RECIPE_EVENTS")
         if not path or os.environ.get("RANK", "0") != "0" or not isinstance(self.sink, NoSink):
