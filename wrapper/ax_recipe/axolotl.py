@@ -112,7 +112,7 @@ def cache_folder() -> Path:
 
 
 def keep(path: Path, text: str) -> None:
-    """Write a file of the cache, whole at once: two commands may make the same."""
+    """Write a file, of the cache say, whole at once: two commands may make the same, and none reads half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(text, encoding="utf-8")

@@ -45,14 +45,14 @@ def measured(seen: Iterable[events.Event]) -> dict[str, float | None]:
 
 def of(forecast: Forecast, runs: Path) -> Experience | None:
     """How good forecasts have been on this kind of card in ``runs``, and what the same plan measured; None without."""
-    notes = [(path, note) for path, note in _notes(runs) if note["foretold"]["card"] == card(forecast)]
+    notes = [(path, note) for path, note in _notes(runs) if note["foretold"].get("card") == card(forecast)]
     if not notes:
         return None
     mine = fingerprint(forecast)
     same = [
-        (path, note["measured"]["step_seconds"])
+        (path, seconds)
         for path, note in notes
-        if note["foretold"]["fingerprint"] == mine and note["measured"]["step_seconds"]
+        if note["foretold"].get("fingerprint") == mine and (seconds := note["measured"].get("step_seconds"))
     ]
     newest, seconds = max(same, key=lambda found: found[0].stat().st_mtime, default=(None, None))
     found = [note for _, note in notes]
@@ -69,12 +69,12 @@ def _notes(runs: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in sorted(runs.glob("*/measured.json")):
         with suppress(OSError, ValueError):  # half of a copied folder says nothing
             value = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(value, dict) and {"foretold", "measured"} <= value.keys():
+            if isinstance(value, dict) and all(isinstance(value.get(key), dict) for key in ("foretold", "measured")):
                 yield path, value
 
 
 def _off(notes: Iterable[Mapping[str, Any]], figure: str) -> float | None:
     """The median of foretold over measured, less one."""
-    pairs = [(note["foretold"][figure], note["measured"][figure]) for note in notes]
+    pairs = [(note["foretold"].get(figure), note["measured"].get(figure)) for note in notes]
     ratios = [foretold / took - 1 for foretold, took in pairs if foretold and took]
     return median(ratios) if ratios else None

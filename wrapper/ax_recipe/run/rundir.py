@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ax_recipe.errors import MissingError, RecipeError
 from ax_recipe.run import seal, slurm
@@ -59,6 +59,12 @@ class StageRecord:
     ended: float | None = None
     exit_code: int | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it can be one of ours, where it was read from a file."""
+        times = all(isinstance(each, int | float | None) for each in (self.started, self.ended, self.attempt))
+        return self.state in get_args(StageState) and times and isinstance(self.figures, Mapping)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +171,12 @@ class RunDir:
         """
         value = self.read_json(self.state)
         try:
-            return RunState(value["recipe"], tuple(StageRecord(**stage) for stage in value["stages"]))
+            state = RunState(value["recipe"], tuple(StageRecord(**stage) for stage in value["stages"]))
         except (KeyError, TypeError) as error:
             raise self._not_whole(self.state, "is damaged: it is not the state of a run") from error
+        if not state.stages or not all(stage.is_sound for stage in state.stages):
+            raise self._not_whole(self.state, "is damaged: it is not the state of a run")
+        return state
 
     def current_state(self) -> RunState:
         """state.json as it is true now: a stage that runs without a live runner was interrupted."""

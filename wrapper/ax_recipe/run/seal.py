@@ -13,7 +13,7 @@ import secrets
 import tempfile
 from pathlib import Path
 
-from ax_recipe.axolotl import cache_folder
+from ax_recipe.axolotl import cache_folder, keep
 from ax_recipe.errors import MissingError
 
 NAME = "seal"
@@ -25,7 +25,7 @@ def put(folder: Path) -> None:
 
     :raises MissingError: the key of this account can be neither read nor made.
     """
-    (folder / NAME).write_text(_of(folder), encoding="ascii")
+    keep(folder / NAME, _of(folder))
 
 
 def holds(folder: Path) -> bool:

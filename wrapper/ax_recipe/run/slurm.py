@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ax_recipe.axolotl import keep
 from ax_recipe.errors import MissingError
 
 # Slurm's controller serves a whole cluster: it is not asked more often (seconds).
@@ -25,8 +26,17 @@ class Job:
 
     @property
     def number(self) -> str:
-        """Slurm's id of it; empty where there is none."""
-        return str(json.loads(self.path.read_text(encoding="utf-8"))["id"]) if self.path.is_file() else ""
+        """Slurm's id of it; empty where there is none.
+
+        :raises MissingError: what was noted of it is damaged, so that nobody knows whether it goes on.
+        """
+        try:
+            return str(json.loads(self.path.read_text(encoding="utf-8"))["id"])
+        except FileNotFoundError:
+            return ""
+        except (ValueError, KeyError, TypeError) as error:
+            hint = "squeue shows whether its job goes on; where it does not, remove that file"
+            raise MissingError(f"{self.path.parent.name}: {self.path.name} is damaged", hint) from error
 
     @property
     def state(self) -> str:
@@ -69,5 +79,5 @@ class Job:
             hint = f"--slurm partition=...,account=... passes options to sbatch; the script: {script}"
             raise MissingError(f"sbatch does not take the job: {said}", hint)
         number = said.split(";")[0]
-        self.path.write_text(json.dumps({"id": number, "submitted": time.time()}), encoding="utf-8")
+        keep(self.path, json.dumps({"id": number, "submitted": time.time()}))
         self._state, self._asked = "PENDING", time.monotonic()
