@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ax_recipe.observe import events
+from ax_recipe.observe.curve import POINTS, Curve
 from ax_recipe.observe.events import (
     Began,
     Config,
@@ -35,7 +36,7 @@ from ax_recipe.observe.follow import Follower
 from ax_recipe.observe.log import LogReader
 from ax_recipe.observe.replay import fold, replay
 from ax_recipe.observe.schedule import expected, warmup_steps
-from ax_recipe.observe.state import POINTS, Curve, State, advance, end, summary
+from ax_recipe.observe.state import State, advance, end, summary
 
 LOGS = Path(__file__).parent / "logs"
 TRAINING = {"loss": 1.5, "grad_norm": 0.5, "learning_rate": 1e-4}

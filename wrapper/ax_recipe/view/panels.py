@@ -9,8 +9,8 @@ from operator import itemgetter
 from statistics import fmean
 
 from ax_recipe.observe.alerts import SEVERITIES, Alert
+from ax_recipe.observe.curve import Curve
 from ax_recipe.observe.events import Gpu
-from ax_recipe.observe.state import Curve
 from ax_recipe.view import figures
 from ax_recipe.view.curve import Chart, draw, span, spark
 from ax_recipe.view.header import Scene
