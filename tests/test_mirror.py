@@ -170,6 +170,18 @@ def test_what_a_stage_made_is_told_of_where_it_is_now(
     assert f"{elsewhere / run.name}/output/merged" in told
 
 
+def test_what_is_not_there_is_told_with_what_is(command: Command, done: RunDir, there: Path) -> None:
+    wrong = command("fetch", f"{url(there)}/nosuch")
+    assert wrong.returncode == 3
+    assert f"{url(there)}/nosuch: " in wrong.stderr
+    assert wrong.stderr.endswith(f"\n    runs at {url(there)}: {done.name}\n")
+    part = command("fetch", f"{url(there)}/{done.name}/nosuch")
+    assert part.stderr.endswith(f"\n    {url(there)}/{done.name} is a run itself\n")
+    nowhere = command("fetch", f"{url(there)}/nosuch/{done.name}")
+    assert nowhere.returncode == 3
+    assert "runs at" not in nowhere.stderr
+
+
 def test_what_is_proven_there_is_not_done_again_here(
     command: Command, done: RunDir, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

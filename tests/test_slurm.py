@@ -105,6 +105,22 @@ def test_without_slurm_it_is_said(
     assert "no sbatch here" in done.stderr
 
 
+def test_a_slurm_that_cannot_measure_is_told_with_what_does(
+    command: Command, small_recipe: Path, fake_axolotl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a real srun says where its controller is not to be reached, after a quarter of a minute."""
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text("#!/bin/sh\necho 'srun: fatal: Could not establish a configuration source' >&2\nexit 1\n")
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{srun.parent}:/usr/bin:/bin")
+    done = command("plan", str(small_recipe), *TWO[2:], "--measure")
+    assert done.returncode == 3
+    assert "has ended: srun: fatal: Could not establish a configuration source\n    sinfo tells whether" in done.stderr
+    assert "--bandwidth GBIT plans without measuring" in done.stderr
+    assert not list(rundir.root().iterdir())
+
+
 def test_the_script_starts_what_the_plan_holds(command: Command, small_recipe: Path, fake_axolotl: Path) -> None:
     shown = command("run", str(small_recipe), *TWO, "--dry-run", "--json")
     train = next(stage for stage in json.loads(shown.stdout)["stages"] if stage["name"] == "train")

@@ -39,10 +39,24 @@ class Fetched:
 def look(url: str, python: Path) -> tuple[bool, dict[str, dict[str, Any]]]:
     """The runs at ``url``, by name: whether it is one itself, and that one or those below it.
 
-    :raises MissingError: it cannot be read.
+    :raises MissingError: it cannot be read; names the runs beside it, if there are any.
     """
-    told = mirroring.ask(python, "list", url)
+    try:
+        told = mirroring.ask(python, "list", url)
+    except MissingError as error:
+        raise MissingError(error.message, _beside(url, python) or error.hint) from error
     return bool(told["run"]), told["runs"]
+
+
+def _beside(url: str, python: Path) -> str:
+    """The runs in the folder that ``url`` would be in, in words; empty where none are to be seen."""
+    folder = url.rpartition("/")[0]
+    try:
+        told = mirroring.ask(python, "list", folder)
+    except MissingError:
+        return ""
+    names = ", ".join(told["runs"])
+    return f"{folder} is a run itself" if told["run"] else f"runs at {folder}: {names}" if names else ""
 
 
 def lines(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -18,6 +18,12 @@ from ax_recipe.recipe import recipe as recipes
 from ax_recipe.run import belonging, preparing, rundir, runs
 from ax_recipe.run.rundir import RunDir, StageRecord
 
+# What helps where the machines do not come together at all.
+_WITHOUT = {
+    "slurm": "sinfo tells whether Slurm is to be reached from here; --bandwidth GBIT plans without measuring",
+    "torchrun": "training would meet the same; --bandwidth GBIT plans without measuring",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class There:
@@ -61,7 +67,8 @@ def _measured(run: RunDir, orders: Mapping[str, Any], several: Cluster) -> Measu
         while not gathered.network and not gathered.fault:
             if child.wait(process.POLL_S) is not None:
                 said = run.log("train", 1).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-                raise MissingError(f"this machine's part has ended: {said[-1] if said else 'it says nothing'}")
+                words = f"this machine's part has ended: {said[-1] if said else 'it says nothing'}"
+                raise MissingError(words, _WITHOUT[several.launcher])
             gathered.look()
     finally:
         gathered.leave()
