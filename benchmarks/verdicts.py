@@ -15,7 +15,8 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "wrapper")]
 import faults  # noqa: E402 - lies in tests/
 from ax_recipe.observe import rules  # noqa: E402
 from ax_recipe.observe.alerts import SEVERITIES  # noqa: E402
-from ax_recipe.observe.state import State, advance  # noqa: E402
+from ax_recipe.observe.folding import advance  # noqa: E402
+from ax_recipe.observe.state import State  # noqa: E402
 from ax_recipe.observe.table import RULES  # noqa: E402
 
 INTRODUCTION = """\

@@ -17,8 +17,9 @@ from rich.console import Console  # noqa: E402 - the package may not be installe
 from rich.terminal_theme import TerminalTheme  # noqa: E402
 
 from ax_recipe.observe.events import Event, Step, from_json  # noqa: E402
+from ax_recipe.observe.folding import advance  # noqa: E402
 from ax_recipe.observe.log import LogReader  # noqa: E402
-from ax_recipe.observe.state import State, advance  # noqa: E402
+from ax_recipe.observe.state import State  # noqa: E402
 from ax_recipe.view.dashboard import view  # noqa: E402
 
 # `pirate` on two H200 with Axolotl 0.19.0, over random weights: memory and speed are the real ones, the loss is not.

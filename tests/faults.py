@@ -30,9 +30,10 @@ from ax_recipe.observe.events import (
     Warned,
     from_json,
 )
+from ax_recipe.observe.folding import advance
 from ax_recipe.observe.log import LogReader
 from ax_recipe.observe.schedule import expected
-from ax_recipe.observe.state import State, advance
+from ax_recipe.observe.state import State
 
 LOGS = Path(__file__).parent / "logs"
 WELL = (

@@ -25,8 +25,9 @@ from ax_recipe.observe.events import (
     StageStarted,
     Step,
 )
+from ax_recipe.observe.folding import advance
 from ax_recipe.observe.log import LogReader
-from ax_recipe.observe.state import State, advance
+from ax_recipe.observe.state import State
 
 LOGS = Path(__file__).parent / "logs"
 STAGES = ("preflight", "preprocess", "train", "evaluate", "merge", "check-merge", "export", "deploy", "smoke")

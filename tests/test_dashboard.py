@@ -17,7 +17,8 @@ from rich.console import Console
 
 import histories
 from ax_recipe.observe.events import Crashed, Evaluation, Event, Gpu, GpuSample, Line, Metrics, Step, Warned
-from ax_recipe.observe.state import State, advance
+from ax_recipe.observe.folding import advance
+from ax_recipe.observe.state import State
 from ax_recipe.view.dashboard import fits, view
 from ax_recipe.view.screen import help_view, log_view
 from conftest import ROOT

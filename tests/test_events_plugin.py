@@ -16,10 +16,11 @@ import pytest
 from ax_recipe import assets
 from ax_recipe.observe import events
 from ax_recipe.observe.events import Began, Evaluation, Event, Interrupted, Metrics, Registered, Saved, Step
+from ax_recipe.observe.folding import advance, end
 from ax_recipe.observe.follow import Follower
 from ax_recipe.observe.log import LogReader
 from ax_recipe.observe.replay import fold, replay
-from ax_recipe.observe.state import State, advance, end
+from ax_recipe.observe.state import State
 from ax_recipe.survive import watching
 from conftest import installed_axolotl
 

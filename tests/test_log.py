@@ -29,9 +29,10 @@ from ax_recipe.observe.events import (
     Step,
     Warned,
 )
+from ax_recipe.observe.folding import advance
 from ax_recipe.observe.follow import Splitter
 from ax_recipe.observe.log import LogReader, parse
-from ax_recipe.observe.state import State, advance
+from ax_recipe.observe.state import State
 
 LOGS = Path(__file__).parent / "logs"
 BAR = "  8%|▊         | 1/12 [00:03<00:42,  3.90s/it]"

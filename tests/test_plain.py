@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import histories
 from ax_recipe.observe.events import Event, Line, Metrics, StageEnded, StageStarted, Step
-from ax_recipe.observe.state import State, advance
+from ax_recipe.observe.folding import advance
+from ax_recipe.observe.state import State
 from ax_recipe.view.plain import PlainLines, line
 
 

@@ -24,7 +24,8 @@ from ax_recipe.observe.events import (
     Step,
     Tick,
 )
-from ax_recipe.observe.state import State, advance
+from ax_recipe.observe.folding import advance
+from ax_recipe.observe.state import State
 from ax_recipe.observe.table import RULES
 from ax_recipe.view import explain
 

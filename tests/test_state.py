@@ -32,11 +32,12 @@ from ax_recipe.observe.events import (
     Step,
     Warned,
 )
+from ax_recipe.observe.folding import advance, end
 from ax_recipe.observe.follow import Follower
 from ax_recipe.observe.log import LogReader
 from ax_recipe.observe.replay import fold, replay
 from ax_recipe.observe.schedule import expected, warmup_steps
-from ax_recipe.observe.state import State, advance, end, summary
+from ax_recipe.observe.state import State, summary
 
 LOGS = Path(__file__).parent / "logs"
 TRAINING = {"loss": 1.5, "grad_norm": 0.5, "learning_rate": 1e-4}

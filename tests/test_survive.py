@@ -22,7 +22,8 @@ from ax_recipe.launch import noting
 from ax_recipe.launch import training as trainings
 from ax_recipe.launch.training import Outcome
 from ax_recipe.observe.events import Crashed, StageStarted
-from ax_recipe.observe.state import State, advance
+from ax_recipe.observe.folding import advance
+from ax_recipe.observe.state import State
 from ax_recipe.run import belonging, rundir
 from ax_recipe.run.rundir import RunDir
 from ax_recipe.survive import policy

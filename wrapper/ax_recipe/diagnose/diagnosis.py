@@ -16,7 +16,7 @@ from ax_recipe.diagnose.phase import phase_of
 from ax_recipe.diagnose.reading import Failure, Reading, Said, read
 from ax_recipe.errors import MissingError
 from ax_recipe.observe import rules
-from ax_recipe.observe.state import end
+from ax_recipe.observe.folding import end
 from ax_recipe.recipe import recipe
 from ax_recipe.run.rundir import RunDir, StageRecord
 

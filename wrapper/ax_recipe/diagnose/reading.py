@@ -13,8 +13,9 @@ from typing import BinaryIO
 from ax_recipe.diagnose.causes.table import signed
 from ax_recipe.observe.collected import bare
 from ax_recipe.observe.events import Config, Crashed, Event, Interrupted, Line, Metrics, Phase, Warned
+from ax_recipe.observe.folding import advance
 from ax_recipe.observe.log import LogReader
-from ax_recipe.observe.state import State, advance
+from ax_recipe.observe.state import State
 
 LINE_LIMIT = 1 << 20  # bytes: a longer line is read in pieces
 MOST = 200  # failures kept: the first is looked for, and a broken loop can log thousands

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from ax_recipe.observe import events, gpus
 from ax_recipe.observe.events import Event
+from ax_recipe.observe.folding import advance
 from ax_recipe.observe.follow import Follower
 from ax_recipe.observe.log import LogReader
-from ax_recipe.observe.state import State, advance
+from ax_recipe.observe.state import State
 from ax_recipe.run.rundir import RunDir, StageRecord
 
 _ENDED = ("done", "failed", "interrupted")

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ax_recipe.errors import RecipeError
+from ax_recipe.observe.folding import advance, end
 from ax_recipe.observe.follow import CHUNK, Splitter
 from ax_recipe.observe.log import LogReader
-from ax_recipe.observe.state import State, advance, end
+from ax_recipe.observe.state import State
 
 BEFORE = ("starting", "importing")  # phases of a log in which nothing has been read yet as more than text
 

@@ -13,8 +13,9 @@ import psutil
 from ax_recipe.errors import RunFailedError
 from ax_recipe.observe import events, measures, rules
 from ax_recipe.observe.alerts import Given
+from ax_recipe.observe.folding import advance
 from ax_recipe.observe.follow import Follower
-from ax_recipe.observe.state import State, advance
+from ax_recipe.observe.state import State
 from ax_recipe.run import belonging
 from ax_recipe.run.rundir import RunDir, write
 
