@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from conftest import Invoke
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 REFUSAL = {"errors": [{"loc": ["optimizer"], "message": "no such optimizer"}], "warnings": ["be careful"]}
 
@@ -24,10 +26,10 @@ def answering(environment: Path, answer: object) -> Path:
     return asked
 
 
-def test_what_axolotl_refuses_is_not_started(command: Command, fake_axolotl: Path, small_recipe: Path) -> None:
+def test_what_axolotl_refuses_is_not_started(invoke: Invoke, fake_axolotl: Path, small_recipe: Path) -> None:
     answering(fake_axolotl, REFUSAL)
-    done = command("run", str(small_recipe))
-    assert done.returncode == 2
+    done = invoke("run", str(small_recipe))
+    assert done.exit_code == 2
     assert "no such optimizer" in done.stderr
     assert "AX050" in done.stderr
     assert "careful" not in done.stderr, "a warning stops nothing"

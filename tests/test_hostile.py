@@ -224,9 +224,9 @@ def test_what_looks_a_little_like_one_is_none(fields: dict[str, Any], small_reci
     planned(small_recipe, fields)
 
 
-def test_a_secret_in_an_axolotl_yaml_is_found(tmp_path: Path, command: Command) -> None:
+def test_a_secret_in_an_axolotl_yaml_is_found(tmp_path: Path, invoke: Invoke) -> None:
     (tmp_path / "c.yml").write_text("base_model: x\nlearning_rate: 1.0e-4\ncomet_api_key: abc\n", encoding="utf-8")
-    done = command("check", str(tmp_path / "c.yml"), "--json")
+    done = invoke("check", str(tmp_path / "c.yml"), "--json")
     found = [problem for problem in json.loads(done.stdout)["problems"] if problem["code"] == secret.CODE]
     assert [(problem["line"], problem["key"]) for problem in found] == [(3, "comet_api_key")]
     assert "COMET_API_KEY" in found[0]["suggestion"]

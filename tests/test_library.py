@@ -6,7 +6,7 @@ import importlib.util
 import json
 import os
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ax_recipe.recipe import recipe
 from ax_recipe.recipe.recipe import Recipe
 from ax_recipe.run import planning, preparing
 from ax_recipe.view import library
-from conftest import ROOT, installed_axolotl
+from conftest import ROOT, Invoke, installed_axolotl
 from tiny_bases import DATA, TOKENS, reads, small, texts
 
 RECIPES = {path.stem: recipe.load(path.stem) for path in recipe.bundled()}
@@ -201,10 +201,10 @@ def test_what_no_gpu_holds_with_ease_is_spread(name: str) -> None:
 
 @pytest.mark.usefixtures("fake_axolotl")
 def test_pairs_of_answers_are_scored_in_training_alone(
-    command: Callable[..., subprocess.CompletedProcess[str]],
+    invoke: Invoke,
 ) -> None:
     """`axolotl evaluate` loads the adapter as the reference, too: it says ln 2 where training last said 0.415."""
-    shown = command("run", "smollm2-1.7b-dpo", "--gpus", "0", "--dry-run")
+    shown = invoke("run", "smollm2-1.7b-dpo", "--gpus", "0", "--dry-run")
     assert "# evaluate: left out, of pairs of answers" in shown.stdout, shown.stderr
 
 

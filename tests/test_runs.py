@@ -192,14 +192,14 @@ def test_figures_that_were_cut_off_are_none(invoke: Invoke, tmp_path: Path, text
     assert "axolotl.yaml is damaged: it holds no keys" in invoke("compare", "mine").output
 
 
-def test_rm_asks_and_takes_a_whole_name_only(invoke: Invoke, command: Command, tmp_path: Path) -> None:
+def test_rm_asks_and_takes_a_whole_name_only(invoke: Invoke, tmp_path: Path) -> None:
     run = stories.made(stories.written(tmp_path))
-    assert command("rm", "mine", "--yes").returncode == 2
-    unasked = command("rm", run.name)
-    assert unasked.returncode == 2, "nobody said yes"
+    assert invoke("rm", "mine", "--yes").exit_code == 2
+    unasked = invoke("rm", run.name)
+    assert unasked.exit_code == 2, "nobody said yes"
     assert "--yes removes it unasked" in unasked.stderr
     assert run.path.exists()
-    assert command("rm", run.name, "--yes").returncode == 0
+    assert invoke("rm", run.name, "--yes").exit_code == 0
     assert not run.path.exists()
 
 

@@ -234,13 +234,13 @@ def made() -> list[rundir.RunDir]:
 
 
 @pytest.mark.usefixtures("fake_axolotl")
-def test_a_trial_that_cannot_be_is_refused_before_any_starts(command: Command, small_recipe: Path) -> None:
-    done = command("sweep", str(small_recipe), "--set", "train.learning_rate=1e-3,fast")
-    assert done.returncode == 2
+def test_a_trial_that_cannot_be_is_refused_before_any_starts(invoke: Invoke, small_recipe: Path) -> None:
+    done = invoke("sweep", str(small_recipe), "--set", "train.learning_rate=1e-3,fast")
+    assert done.exit_code == 2
     assert "train.learning_rate" in done.stderr
     assert not made()
-    dry = command("sweep", str(small_recipe), *SWEPT, "--dry-run", "--max", "3")
-    assert dry.returncode == 0
+    dry = invoke("sweep", str(small_recipe), *SWEPT, "--dry-run", "--max", "3")
+    assert dry.exit_code == 0
     assert dry.stdout.count("waiting") == 3
     assert not rundir.root().exists()
 

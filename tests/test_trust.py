@@ -93,24 +93,24 @@ def test_a_run_with_code_of_its_own_starts_only_with_trust(command: Command, sma
     assert "AX056" in again.stderr
 
 
-def test_rendering_it_warns_and_renders(command: Command, small_recipe: Path) -> None:
-    done = command("render", str(with_keys(small_recipe, trust_remote_code=True)))
-    assert done.returncode == 0
+def test_rendering_it_warns_and_renders(invoke: Invoke, small_recipe: Path) -> None:
+    done = invoke("render", str(with_keys(small_recipe, trust_remote_code=True)))
+    assert done.exit_code == 0
     assert yaml.safe_load(done.stdout)["trust_remote_code"] is True
     assert "AX056" in done.stderr
 
 
-def test_planning_it_warns_and_plans(command: Command, small_recipe: Path, tmp_path: Path) -> None:
+def test_planning_it_warns_and_plans(invoke: Invoke, small_recipe: Path, tmp_path: Path) -> None:
     path = with_keys(small_recipe, trust_remote_code=True)
     raw = tmp_path / "raw.yaml"
-    raw.write_text(command("render", str(path)).stdout, encoding="utf-8")
+    raw.write_text(invoke("render", str(path)).stdout, encoding="utf-8")
     for given in (path, raw):
-        done = command("plan", str(given), "--gpus", "1xA100-80GB", "--json")
-        assert done.returncode == 0, done.stderr
+        done = invoke("plan", str(given), "--gpus", "1xA100-80GB", "--json")
+        assert done.exit_code == 0, done.stderr
         assert json.loads(done.stdout)["hardware"]
         assert "trust_remote_code" in done.stderr
         assert "[AX056]" in done.stderr
-    assert "AX056" not in command("plan", "pirate").stderr
+    assert "AX056" not in invoke("plan", "pirate").stderr
 
 
 @pytest.mark.usefixtures("no_axolotl")
@@ -193,14 +193,14 @@ def test_modules_that_lie_beside_a_recipe_are_not_imported(
 
 
 def test_a_pickle_is_not_read_to_be_looked_at(
-    fake_axolotl: Path, command: Command, small_recipe: Path, tmp_path: Path
+    fake_axolotl: Path, invoke: Invoke, small_recipe: Path, tmp_path: Path
 ) -> None:
     """`datasets` reads ds_type: pandas by unpickling; the training environment's python is not even asked."""
     asked = tmp_path / "asked"
     (fake_axolotl / "bin" / "python").write_text(f"#!/bin/sh\ntouch {asked}\n", encoding="utf-8")
     (tmp_path / "rows.pkl").write_bytes(b"cposix\nsystem\n(S'true'\ntR.")
     keys = {"datasets": [{"path": str(tmp_path / "rows.pkl"), "type": "alpaca", "ds_type": "pandas"}]}
-    done = command("data", str(with_keys(small_recipe, **keys)))
+    done = invoke("data", str(with_keys(small_recipe, **keys)))
     assert "can hold a program" in done.stdout + done.stderr
     assert not asked.exists()
 
