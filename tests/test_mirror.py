@@ -543,6 +543,17 @@ def test_who_is_in_a_hurry_does_not_wait_for_a_copy(done: RunDir) -> None:
     assert "its copy ended with -" in said[0]
 
 
+def test_a_run_is_not_kept_in_its_own_place(command: Command, small_recipe: Path, done: RunDir, tmp_path: Path) -> None:
+    """Each copy would change what it copies, and delete the checkpoint that is being written."""
+    (tmp_path / "link").symlink_to(rundir.root())
+    for place in (str(rundir.root()), url(rundir.root()), str(tmp_path / "link")):
+        told = command("run", str(small_recipe), "--new", "--mirror", place)
+        assert told.returncode == 3
+        assert f"{place}: the run itself is there" in told.stderr
+    assert len(rundir.every(rundir.root())) == 1
+    assert command("resume", "--mirror", str(done.path / "logs")).returncode == 3
+
+
 def test_removing_a_run_leaves_what_is_kept_elsewhere(invoke: Invoke, done: RunDir, there: Path) -> None:
     assert f"what is kept at {url(there)} stays" in invoke("rm", done.name, "--yes").stdout
     assert listed(there / done.name)["checkpoint"] == "checkpoint-4"

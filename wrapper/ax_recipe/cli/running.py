@@ -111,7 +111,7 @@ def run(
     told = policy.Policy().told(on_oom, on_hang, time_limit)
     if place:
         click.echo(f"looking whether {place} can be written to ...", err=True)
-        mirroring.refuse(place, found.python)
+        mirroring.refuse(place, prepared.run, found.python)
         prepared.files[prepared.run.mirror.path.name] = mirrors.wanted(place)
     rundir.create(prepared.run, prepared.files)
     ready(prepared.run)

@@ -122,18 +122,18 @@ def settle(run: RunDir, told: str | None) -> None:
     if run.worker:  # nothing is changed under a run that goes on; who starts it again is told so
         return
     if url:
-        refuse(url, run.read_json(run.orders)["axolotl"]["python"])
+        refuse(url, run, run.read_json(run.orders)["axolotl"]["python"])
     if url != run.mirror.url:
         rundir.write(run.mirror.path, mirror.changed(run.mirror, url))
         seal.put(run.path)
 
 
-def refuse(url: str, python: str | Path) -> None:
-    """Stop before anything starts where nothing can be written to ``url``.
+def refuse(url: str, run: RunDir, python: str | Path) -> None:
+    """Stop before anything starts where ``run`` cannot be kept at ``url``.
 
     :raises MissingError: with what its storage says.
     """
-    ask(python, "try", url)
+    ask(python, "try", url, str(run.path))
 
 
 def ask(python: str | Path, *arguments: str) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 By the training environment's python, which has fsspec, s3fs, gcsfs and adlfs beside Axolotl (0.19):
 
-``mirror.py try URL``: whether a small object can be written there, read and removed; prints JSON, as the next two do.
+``mirror.py try URL RUN``: whether RUN can be kept there, a small object be written, read and removed; prints JSON, as
+the next two do.
 ``mirror.py list URL``: the runs below URL. ``mirror.py get URL FOLDER``: the run at URL, into FOLDER.
 ``mirror.py put RUN [--but=PREFIX...] [CHECKPOINT...]``: what RUN/mirror.json says of where; what is there afterwards is
 written to RUN/mirrored.json. The checkpoints named are whole; no others are copied.
@@ -68,6 +69,11 @@ class Place:
     def path(self, name: str) -> str:
         """A file's name as its storage has it."""
         return f"{self.root}/{name}"
+
+    def is_within(self, folder: Path) -> bool:
+        """Whether it is that very folder, or in it."""
+        real = Path(self.root).resolve()
+        return "file" in self.kinds and folder.resolve() in (real, *real.parents)
 
     def read(self, name: str) -> bytes | None:
         """What is in a file; None where it is not there."""
@@ -135,8 +141,10 @@ def hint(url: str, error: Exception) -> str:
     )
 
 
-def attempt(url: str) -> dict[str, Any]:
-    """Write, read and remove a small object."""
+def attempt(url: str, run: Path) -> dict[str, Any]:
+    """Write, read and remove a small object, where ``run`` is to be kept."""
+    if Place(f"{url}/{run.name}").is_within(run):
+        return {"error": "the run itself is there", "hint": "name another folder, on another disk if that may go"}
     place, name, content = Place(url), f".ax-recipe-{uuid.uuid4().hex}", b"ax-recipe looks whether it may write here\n"
     place.send(name, content)
     same = place.read(name) == content
@@ -410,7 +418,7 @@ def main() -> int:
     if verb == "get":
         threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     try:
-        told = get(where, Path(rest[0])) if verb == "get" else {"try": attempt, "list": runs}[verb](where)
+        told = runs(where) if verb == "list" else {"try": attempt, "get": get}[verb](where, Path(rest[0]))
     except Exception as error:  # noqa: BLE001 - as above
         told = {"error": words(error), "hint": hint(where, error)}
     print(json.dumps(told))
