@@ -639,6 +639,25 @@ def test_what_the_last_copy_said_may_be_damaged(done: RunDir, invoke: Invoke, te
     assert invoke("status").exit_code == 0
 
 
+def limited(run: RunDir) -> None:
+    """Copy a run where no file may have more than 64 kB."""
+    argv = [sys.executable, str(assets.probe("mirror.py")), "put", str(run.path), "checkpoint-4"]
+    subprocess.run(["sh", "-c", 'ulimit -f 128; exec "$@"', "sh", *argv], check=False)
+
+
+@pytest.mark.parametrize("size", [100_000, 2**24 + 1])
+def test_a_copy_that_fails_or_was_killed_leaves_no_half_files(done: RunDir, there: Path, size: int) -> None:
+    (done.output / "adapter_model.safetensors").write_bytes(bytes(size))
+    limited(done)
+    assert "File too large" in done.mirror.read()["error"]
+    assert not list(there.rglob("*.part"))
+    for name in ("output/adapter_model.safetensors.part", "output/checkpoint-4/gone.pt.part", "notes.part"):
+        (there / done.name / name).write_bytes(b"half")
+    assert not copy(done, "checkpoint-4")["error"]
+    assert [path.name for path in there.rglob("*.part")] == ["notes.part"], "it is of somebody else"
+    assert (there / done.name / "output/adapter_model.safetensors").stat().st_size == size
+
+
 def test_half_written_results_are_not_copied(done: RunDir, there: Path) -> None:
     adapter = there / done.name / "output/adapter_model.safetensors"
     (done.output / "adapter_model.safetensors").write_bytes(b"half")

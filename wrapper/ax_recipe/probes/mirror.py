@@ -31,6 +31,7 @@ from typing import Any
 
 LIST = "files.json"
 MARKER = "trainer_state.json"  # what transformers writes last of a checkpoint
+PART = ".part"  # what is being written to a folder
 OUTPUT, BASE, PREPARED = "output/", "base/", "prepared/"
 CHECKPOINT = re.compile(r"output/(checkpoint-\d+)/")
 # The seal is of this account alone, the lock and the stop file of this moment, nodes/ of these machines.
@@ -88,13 +89,17 @@ class Place:
         target = self.path(name)
         if not self.kinds.intersection(BUCKETS):
             self.storage.makedirs(target.rpartition("/")[0], exist_ok=True)
-        partial = f"{target}.part" if "file" in self.kinds else target
-        if isinstance(what, bytes):
-            self.storage.pipe_file(partial, what)
-        else:
-            self.storage.put_file(str(what), partial)
-        if partial != target:
-            Path(partial).replace(target)
+        partial = f"{target}{PART}" if "file" in self.kinds else target
+        try:
+            if isinstance(what, bytes):
+                self.storage.pipe_file(partial, what)
+            else:
+                self.storage.put_file(str(what), partial)
+            if partial != target:
+                Path(partial).replace(target)
+        finally:
+            if partial != target:
+                Path(partial).unlink(missing_ok=True)
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
@@ -277,8 +282,9 @@ class Copy:
         self.sent += size
 
     def _remove_others(self) -> None:
-        """What we once wrote and is gone here; files of others in that folder stay."""
-        ours = {key for key in self.there if key in self.old or CHECKPOINT.match(key)}
+        """What we once wrote and is gone here, halves of a killed copy too; files of others in that folder stay."""
+        known = self.old.keys() | self.new.keys()
+        ours = {key for key in self.there if key.removesuffix(PART) in known or CHECKPOINT.match(key)}
         for key in sorted(ours - self.new.keys(), key=lambda key: (not key.endswith(f"/{MARKER}"), key)):
             self.place.remove(key)
             with contextlib.suppress(OSError):  # a folder of files, where it is empty now
