@@ -658,6 +658,31 @@ def test_a_copy_that_fails_or_was_killed_leaves_no_half_files(done: RunDir, ther
     assert (there / done.name / "output/adapter_model.safetensors").stat().st_size == size
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"files": {}}'])
+def test_a_list_that_is_damaged_there_is_told_of_and_the_others_are_listed(
+    command: Command, done: RunDir, there: Path, text: str
+) -> None:
+    (there / "other-20261122-101500").mkdir()
+    (there / "other-20261122-101500" / "files.json").write_text(text)
+    told = command("fetch", url(there))
+    assert told.returncode == 0
+    assert "checkpoint-4" in told.stdout
+    assert f"files.json of {url(there)}/other-20261122-101500 is damaged: " in told.stdout
+    (there / done.name / "files.json").write_text(text)
+    said = copy(done, "checkpoint-4")
+    assert f"files.json of {url(there)}/{done.name} is damaged: " in said["error"]
+    assert "remove files.json there" in said["hint"]
+    (there / done.name / "files.json").unlink()
+    assert not copy(done, "checkpoint-4")["error"]
+
+
+def test_a_full_disk_is_told_of_as_such(done: RunDir, there: Path) -> None:
+    (there / done.name / "files.json.part").symlink_to("/dev/full")
+    told = copy(done, "checkpoint-4")
+    assert "No space left on device" in told["error"]
+    assert told["hint"] == "make some space"
+
+
 def test_half_written_results_are_not_copied(done: RunDir, there: Path) -> None:
     adapter = there / done.name / "output/adapter_model.safetensors"
     (done.output / "adapter_model.safetensors").write_bytes(b"half")

@@ -15,6 +15,7 @@ the file that makes it whole comes last, and goes first.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -52,7 +53,14 @@ HINTS = {
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or AZURE_STORAGE_CONNECTION_STRING, say who asks",
 }
 
+# What a list says beside its files.
+TOLD = {"run", "recipe", "status", "checkpoint", "time", "host", "writer", "files"}
+
 Marks = dict[str, dict[str, Any]]
+
+
+class DamagedError(ValueError):
+    """What lists the files of a run is not whole."""
 
 
 class Place:
@@ -115,9 +123,19 @@ class Place:
         return {name[len(self.root) + 1 :]: int(about["size"]) for name, about in found.items()}
 
     def listed(self) -> dict[str, Any]:
-        """What files.json says; nothing where there is none."""
+        """What files.json says; nothing where there is none.
+
+        :raises DamagedError: it holds something else.
+        """
         content = self.read(LIST)
-        value: dict[str, Any] = json.loads(content) if content else {}
+        if not content:
+            return {}
+        try:
+            value = json.loads(content)
+        except ValueError as error:
+            raise DamagedError(f"{LIST} of {self.url} is damaged: {error}") from error
+        if not (isinstance(value, dict) and value.keys() >= TOLD and isinstance(value["files"], dict)):
+            raise DamagedError(f"{LIST} of {self.url} is damaged: it does not list a run")
         return value
 
 
@@ -139,6 +157,10 @@ def hint(url: str, error: Exception) -> str:
         return "install it beside Axolotl, in its environment"
     if "protocol not known" in str(error).lower():
         return "s3://, gs://, az://, file:// and a folder's path are known, and what else fsspec has"
+    if isinstance(error, DamagedError):
+        return f"remove {LIST} there: the next copy of the run writes it anew"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make some space"
     if isinstance(error, FileNotFoundError) and "://" in url:
         return "make the bucket first, or mend its name"
     return HINTS.get(
@@ -163,8 +185,17 @@ def runs(url: str) -> dict[str, Any]:
     if told := place.listed():
         return {"run": told["run"], "runs": {told["run"]: brief(told)}}
     names = [str(path).rstrip("/").rpartition("/")[2] for path in place.storage.ls(place.root, detail=False)]
-    found = {name: Place(f"{place.url}/{name}").listed() for name in sorted(names)}
-    return {"run": "", "runs": {name: brief(told) for name, told in found.items() if told}}
+    found = {name: found_at(f"{place.url}/{name}") for name in sorted(names)}
+    return {"run": "", "runs": {name: told for name, told in found.items() if told}}
+
+
+def found_at(url: str) -> dict[str, Any]:
+    """What is told of one place; of one that cannot be read, such as another account's, why."""
+    try:
+        told = Place(url).listed()
+    except (DamagedError, PermissionError) as error:
+        return {"error": words(error)}
+    return brief(told) if told else {}
 
 
 def brief(told: dict[str, Any]) -> dict[str, Any]:

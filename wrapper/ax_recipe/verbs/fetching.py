@@ -63,6 +63,9 @@ def lines(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """One line to each run."""
     wide = max(map(len, found), default=0)
     for name, told in found.items():
+        if told.get("error"):
+            yield f"{name:<{wide}}  {told['error']}"
+            continue
         newest = told["checkpoint"] or "no checkpoint"
         size, at = f"{told['bytes'] / 2**20:,.1f} MiB", mirror.when(told["time"])
         yield f"{name:<{wide}}  {told['status']:<11}  {newest:<15}  {size:>12}  as of {at}, {told['host']}"
@@ -89,15 +92,15 @@ def _alone(run: RunDir) -> Iterator[None]:
     :raises MissingError: somebody is at work in it, or it cannot be made.
     :raises RecipeError: it is a run of this account.
     """
-    if who := run.worker:
-        hint = f"wait until that has ended; ax-recipe stop {run.word} ends it now"
-        raise MissingError(f"{run.path}: {who} brings it here already, or goes on with it", hint)
     try:
         run.path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise MissingError(
             f"{run.path}: cannot be made: {error.strerror}", "name another place with --runs DIR"
         ) from error
+    if who := run.worker:
+        hint = f"wait until that has ended; ax-recipe stop {run.word} ends it now"
+        raise MissingError(f"{run.path}: {who} brings it here already, or goes on with it", hint)
     with run.held():
         if seal.holds(run.path):
             raise RecipeError(f"{run.path} is here already", f"ax-recipe resume {run.word} goes on with it")
