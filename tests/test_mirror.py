@@ -658,6 +658,25 @@ def test_a_copy_that_fails_or_was_killed_leaves_no_half_files(done: RunDir, ther
     assert (there / done.name / "output/adapter_model.safetensors").stat().st_size == size
 
 
+def test_a_folder_that_vanishes_while_it_is_walked_has_no_files(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("mirror_probe", assets.probe("mirror.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    probe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(probe)
+    for number in (1, 2, 3):
+        (tmp_path / "output" / f"checkpoint-{number}").mkdir(parents=True)
+        (tmp_path / "output" / f"checkpoint-{number}" / "file").touch()
+    found = []
+    for path in probe.walked(tmp_path / "output"):
+        found.append(path)
+        for other in (tmp_path / "output").iterdir():  # the training deletes its old checkpoints
+            if other != path.parent:
+                shutil.rmtree(other)
+    assert len(found) == 1
+    assert found[0].is_file()
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"files": {}}'])
 def test_a_list_that_is_damaged_there_is_told_of_and_the_others_are_listed(
     command: Command, done: RunDir, there: Path, text: str

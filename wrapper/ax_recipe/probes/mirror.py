@@ -259,7 +259,7 @@ class Copy:
 
     def _send_checkpoint(self, prefix: str) -> None:
         folder = self.run / prefix
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        files = sorted(path for path in walked(folder) if path.is_file())
         before = dict(self.new)
         try:
             for path in sorted(files, key=lambda path: path.name == MARKER):
@@ -276,7 +276,7 @@ class Copy:
         yield from ((key, found[key]) for key in order)
 
     def _walked(self) -> Iterator[tuple[str, Path]]:
-        for path in self.run.rglob("*"):
+        for path in walked(self.run):
             key = path.relative_to(self.run).as_posix()
             hidden = path.name.startswith(".") and not key.startswith(OUTPUT)  # half-written, then renamed
             if path.is_file() and not (hidden or OURS.match(key) or self._unsettled(key)):
@@ -321,6 +321,20 @@ class Copy:
             with contextlib.suppress(OSError):  # a folder of files, where it is empty now
                 if "file" in self.place.kinds:
                     Path(self.place.path(key)).parent.rmdir()
+
+
+def walked(folder: Path) -> Iterator[Path]:
+    """Every file below; a folder that is deleted meanwhile, as old checkpoints are, has none.
+
+    :raises OSError: one cannot be read. What is in it is not gone, and must not go there.
+    """
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for parent, _, names in os.walk(folder, onerror=refuse):
+        yield from (Path(parent, name) for name in names)
 
 
 def newest(files: Marks) -> str | None:
