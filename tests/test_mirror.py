@@ -677,6 +677,23 @@ def test_a_folder_that_vanishes_while_it_is_walked_has_no_files(tmp_path: Path) 
     assert found[0].is_file()
 
 
+def test_links_of_a_run_come_back_as_links_or_copies(
+    command: Command, done: RunDir, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (done.path / "model").mkdir()
+    os.link(done.output / "adapter_model.safetensors", done.path / "model" / "weights.gguf")
+    (done.path / "model" / "soft").symlink_to(done.output / "adapter_model.safetensors")
+    (done.path / "model" / "nowhere").symlink_to("gone")
+    (done.path / "model" / "round").symlink_to(done.path)
+    assert not copy(done, "checkpoint-4")["error"]
+    elsewhere = on_another_machine(monkeypatch, tmp_path) / done.name
+    assert command("fetch", f"{url(there)}/{done.name}").returncode == 0
+    made = elsewhere / "output/adapter_model.safetensors"
+    assert sorted(path.name for path in (elsewhere / "model").iterdir()) == ["soft", "weights.gguf"]
+    assert made.samefile(elsewhere / "model/weights.gguf")
+    assert (elsewhere / "model/soft").read_bytes() == made.read_bytes()
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"files": {}}'])
 def test_a_list_that_is_damaged_there_is_told_of_and_the_others_are_listed(
     command: Command, done: RunDir, there: Path, text: str

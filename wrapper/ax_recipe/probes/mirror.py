@@ -423,11 +423,15 @@ def bring(place: Place, files: Marks, key: str, folder: Path) -> str:
     if "same" in mark:
         target.unlink(missing_ok=True)
         source = folder / str(mark["same"])
-        if source.is_file():
+        if not source.is_file():
+            return f"{key} is not there"
+        try:
             os.link(source, target)
-        return "" if source.is_file() else f"{key} is not there"
+        except OSError:  # this file system has no links
+            shutil.copyfile(source, target)
+        return ""
     size = int(mark["size"])
-    if not (target.is_file() and digest(target, size) == mark["sha256"] and target.stat().st_size == size):
+    if not (target.is_file() and target.stat().st_size == size and digest(target, size) == mark["sha256"]):
         try:
             place.storage.get_file(place.path(key), str(target))
         except FileNotFoundError:
