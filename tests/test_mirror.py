@@ -554,6 +554,25 @@ def test_a_run_is_not_kept_in_its_own_place(command: Command, small_recipe: Path
     assert command("resume", "--mirror", str(done.path / "logs")).returncode == 3
 
 
+def test_a_full_disk_here_does_not_end_the_copying(done: RunDir, there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirroring, "LOOK_S", 0.05)
+    monkeypatch.setattr(mirroring, "RETRY_S", 0.05)
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        Path("/dev/full").write_text(text)
+
+    there.rename(there.with_name("away"))
+    there.touch()
+    with mirroring.Mirroring(done, done.read_json(done.orders), Call(), say):
+        until(lambda: said)
+        there.unlink()
+        until(lambda: len(said) == 2)
+    assert said[1] == "mirror: it works again"
+    assert said[-1].startswith(f"mirror: {url(there)}/{done.name}: all of ")
+
+
 def test_removing_a_run_leaves_what_is_kept_elsewhere(invoke: Invoke, done: RunDir, there: Path) -> None:
     assert f"what is kept at {url(there)} stays" in invoke("rm", done.name, "--yes").stdout
     assert listed(there / done.name)["checkpoint"] == "checkpoint-4"

@@ -64,7 +64,7 @@ class Mirroring:
             self._thread.join(process.POLL_S)
             if self._call.hurried() and self._child:
                 self._child.stop(lambda: True)
-        self._say(f"mirror: {self.run.mirror.words()}")
+        self._tell(f"mirror: {self.run.mirror.words()}")
 
     def _go(self) -> None:
         over = False
@@ -77,8 +77,8 @@ class Mirroring:
                 due = self._error and time.monotonic() - self._tried > RETRY_S
                 if woken or due or whole != self._seen:
                     self._copy(whole)
-            except AxRecipeError as problem:
-                self._fail(problem.message)
+            except (AxRecipeError, OSError) as problem:  # the disk of the run may be away or full for a while
+                self._fail(problem.message if isinstance(problem, AxRecipeError) else str(problem))
 
     def _whole(self) -> list[str]:
         """The whole checkpoints; those that were are not looked at again."""
@@ -97,9 +97,10 @@ class Mirroring:
             told = str(self.run.mirror.read().get("error", ""))
             self._fail(told if code == 1 and told else f"its copy ended with {code}")
             return
-        if self._error:
-            self._say("mirror: it works again")
-        self._error, self._call.copying_s = "", time.monotonic() - self._tried
+        before, self._error = self._error, ""
+        self._call.copying_s = time.monotonic() - self._tried
+        if before:
+            self._tell("mirror: it works again")
 
     def _fail(self, error: str) -> None:
         """Say it once; all that a person sees of a run reads mirrored.json."""
@@ -108,9 +109,13 @@ class Mirroring:
             hint, place = f"its log: {self.run.mirror.log}", self.run.mirror.place
             with suppress(MissingError):  # the disk is full, which the run itself says
                 self.run.write_json(self.run.mirror.told, {**told, "error": error, "hint": hint, "url": place})
-        if error != self._error:
-            self._say(f"mirror: {self.run.mirror.words()}")
-        self._error = error
+        before, self._error = self._error, error
+        if error != before:
+            self._tell(f"mirror: {self.run.mirror.words()}")
+
+    def _tell(self, text: str) -> None:
+        with suppress(OSError):  # the log is on that disk, too
+            self._say(text)
 
 
 def settle(run: RunDir, told: str | None) -> None:
