@@ -56,6 +56,18 @@ def test_each_recorded_failure_is_named_with_its_line(sample: Sample) -> None:
     assert found.evidence.text in line
 
 
+def test_no_number_is_made_up_where_nobody_knows_the_keys_of_a_run(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(
+        " 10%|█         | 1/10 [00:01<00:09,  1.00s/it]\n{'loss': '1.5', 'grad_norm': '1', 'epoch': '0.1'}\n"
+        "Traceback (most recent call last):\ntorch.OutOfMemoryError: CUDA out of memory.\n"
+    )
+    first, *others = diagnose(log).fixes
+    assert "gradient_accumulation_steps" in first.why  # whose number is not known
+    assert first.values == {"micro_batch_size": 1}
+    assert not [fix for fix in others if "sequence_len" in fix.values]
+
+
 def test_an_interrupt_is_shown_by_its_own_line_not_by_what_python_says_after_it(tmp_path: Path) -> None:
     log = tmp_path / "log"
     said = 'Traceback (most recent call last):\n  File "train.py", line 3\nKeyboardInterrupt\nwandb: Synced\n'

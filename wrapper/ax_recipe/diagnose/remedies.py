@@ -10,12 +10,12 @@ _STEPS = ("training",)
 
 
 def halved(key: str, least: int) -> NewValue:
-    """Half of what the run has, ``least`` where nobody knows it; not offered at or below ``least``."""
+    """Half of what the run has; not offered at or below ``least``, nor where nobody knows it, unless that is one row."""
 
     def value(case: Case) -> int | None:
         now = case.config.get(key)
         if not isinstance(now, int) or isinstance(now, bool):
-            return least
+            return least if least == 1 else None
         return max(least, now // 2) if now > least else None
 
     return value
@@ -77,7 +77,7 @@ def _sharding(case: Case) -> dict[str, Any] | None:
 
 
 HALF_BATCH = Remedy(
-    "Half the rows in a pass, twice the passes: the batch of a step stays as it is.",
+    "Half the rows in a pass, twice the passes (gradient_accumulation_steps): the batch of a step stays as it is.",
     {"micro_batch_size": halved("micro_batch_size", 1), "gradient_accumulation_steps": _more_passes},
     needs="micro_batch_size",
     phases=_STEPS,
