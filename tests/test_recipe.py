@@ -138,14 +138,6 @@ def test_broken_yaml_names_line_and_column(tmp_path: Path) -> None:
         recipe.load(write(tmp_path, "base: x\ndata: [}\n"))
 
 
-def test_own_copies_the_recipe_with_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    mine = recipe.load(str(recipe.own("pirate-tiny", "mine")))
-    assert all(path.is_relative_to(tmp_path) and path.is_file() for _, path in recipe.local_files(mine))
-    with pytest.raises(RecipeError, match="already"):
-        recipe.own("pirate-tiny", "mine")
-
-
 @pytest.mark.parametrize(
     ("text", "local"),
     [

@@ -348,6 +348,22 @@ def test_a_copy_names_the_schema_too(invoke: Invoke) -> None:
     assert "a name for the copy is missing" in nameless.stderr
 
 
+def test_a_copy_has_its_data_and_leaves_what_is_there() -> None:
+    first = recipe.load(str(writing.copy("pirate-tiny", "mine").file))
+    data = [path for _, path in recipe.local_files(first)]
+    assert data
+    assert all(path.is_relative_to(Path.cwd()) and path.is_file() for path in data)
+    with pytest.raises(RecipeError, match=r"mine\.yaml is there already"):
+        writing.copy("pirate-tiny", "mine")
+    second = recipe.load(str(writing.copy("./mine.yaml", "second").file))
+    assert [path for _, path in recipe.local_files(second)] == data
+    data[0].write_text("what its owner made of it\n")
+    with pytest.raises(RecipeError, match="is there already, and is not that of pirate-tiny"):
+        writing.copy("pirate-tiny", "third")
+    assert data[0].read_text() == "what its owner made of it\n"
+    assert not Path("third.yaml").exists()
+
+
 def test_six_questions_on_a_terminal_and_a_wrong_answer_is_asked_again() -> None:
     data("rows.jsonl", [CHAT] * 30)
     answers = ["base.txt", "Qwen/Qwen3-4B", "row.jsonl", "rows.jsonl", "", "1xFOO", "1xRTX4090-24GB", "asked", "n"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
@@ -412,23 +411,12 @@ def local_files(recipe: Recipe) -> Iterator[tuple[Keys, Path]]:
             yield key, Path(resolve(text, folder))
 
 
-def own(source: str, name: str) -> Path:
-    """Copy a recipe to ``NAME.yaml`` here, with the data files that lie beside it.
+def new_file(name: str) -> Path:
+    """The file of a new recipe of that name.
 
-    :raises RecipeError: the file is there already.
+    :raises RecipeError: it is there already.
     """
     target = Path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
     if target.exists():
         raise RecipeError(f"{target} is there already", "choose another name, or remove it first")
-    recipe = load(source)
-    folder = recipe.file.resolve().parent
-    copies = {target: recipe.file}
-    copies |= {
-        target.parent / path.relative_to(folder): path
-        for _, path in local_files(recipe)
-        if path.is_file() and path.is_relative_to(folder)
-    }
-    for copied, path in copies.items():
-        copied.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copied)
     return target

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ax_recipe.errors import RecipeError
 from ax_recipe.forecast import hardware
 from ax_recipe.observe import measures
 from ax_recipe.observe.alerts import Given
@@ -211,9 +210,7 @@ def next_recipe(story: Story, advice: Sequence[Advice], name: str) -> Path:
 
     :raises RecipeError: the file is there already.
     """
-    target = Path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
-    if target.exists():
-        raise RecipeError(f"{target} is there already", "choose another name, or remove it first")
+    target = recipe.new_file(name)
     old = origin.recipe_of(story.run)
     changes = {keys: value for each in advice for keys, value in each.changes.items()}
     if target.absolute().parent != old.file.absolute().parent:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -43,17 +45,6 @@ class Written:
     notes: tuple[str, ...]
 
 
-def path_of(name: str) -> Path:
-    """The file of a new recipe of that name.
-
-    :raises RecipeError: it is there already.
-    """
-    target = Path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
-    if target.exists():
-        raise RecipeError(f"{target} is there already", "choose another name, or remove it first")
-    return target
-
-
 def suggest(base: str, data: str) -> str:
     """A name for a recipe that learns from this data."""
     model = re.sub(r"(?i)(meta-|-instruct|-base|-it$)", "", base.rstrip("/").rpartition("/")[2])
@@ -71,14 +62,28 @@ def goal_of(data: str) -> str:
 
 
 def copy(source: str, name: str) -> Written:
-    """Copy a recipe with its data, as one's own.
+    """Copy a recipe to ``NAME.yaml`` here, with the data files that lie beside it, as one's own.
 
-    :raises RecipeError: there is no such recipe, or the target is there already.
+    :raises RecipeError: there is no such recipe, the target is there already, or other data is where its data goes.
     """
-    target = recipes.own(source, name)
-    text = target.read_text(encoding="utf-8")
-    if "yaml-language-server" not in text:
-        rundir.write(target, _with_schema(target, text))
+    target, recipe = recipes.new_file(name), recipes.load(source)
+    folder = recipe.file.resolve().parent
+    copies = {
+        target.parent / path.relative_to(folder): path
+        for _, path in recipes.local_files(recipe)
+        if path.is_file() and path.is_relative_to(folder)
+    }
+    for copied, path in copies.items():
+        if copied.exists() and not filecmp.cmp(path, copied, shallow=False):
+            hint = "what is in it stays; choose a name in another folder: other/mine"
+            raise RecipeError(f"{copied} is there already, and is not that of {recipe.name}", hint)
+    for copied, path in copies.items():
+        if not copied.exists():
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copied)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    text = recipe.file.read_text(encoding="utf-8")
+    rundir.write(target, text if "yaml-language-server" in text else _with_schema(target, text))
     return Written(target, ())
 
 
@@ -87,7 +92,7 @@ def write(answers: Answers) -> Written:
 
     :raises RecipeError: the answers do not go together, or the data is no good.
     """
-    target = path_of(answers.name).absolute()
+    target = recipes.new_file(answers.name).absolute()
     seen = _look(answers.data)
     goal = answers.goal or (_GOAL_OF[seen.form] if seen else "chat")
     if seen and seen.form != _FORMS[goal] and not (goal == "instruct" and seen.form == formats.CHAT):
