@@ -68,6 +68,16 @@ def test_no_number_is_made_up_where_nobody_knows_the_keys_of_a_run(tmp_path: Pat
     assert not [fix for fix in others if "sequence_len" in fix.values]
 
 
+def test_a_stop_that_the_log_tells_of_is_not_called_one_without_a_word(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    said = "[2026-11-22 14:06:07,453] [INFO] [axolotl.plug] Stopping at step 8 of 200 with a checkpoint: the stop file"
+    log.write_text(recorded("killed").read_text(encoding="utf-8") + f"\n{said}\n", encoding="utf-8")
+    found = diagnose(log, exit_code=-15)
+    assert found.evidence is not None
+    assert (found.cause, found.evidence.text) == ("interrupted", said)
+    assert "says why" not in found.message
+
+
 def test_an_interrupt_is_shown_by_its_own_line_not_by_what_python_says_after_it(tmp_path: Path) -> None:
     log = tmp_path / "log"
     said = 'Traceback (most recent call last):\n  File "train.py", line 3\nKeyboardInterrupt\nwandb: Synced\n'

@@ -207,7 +207,8 @@ def _by_end(reading: Reading, exit_code: int | None) -> _Finding:
     shown = ": the one shown is only its last" if last is reading.last and last else ""
     note = f" It ended with exit code {code}, and no line of its log says why{shown}." if code else ""
     if status == "interrupted":
-        return _Finding(table.BY_NAME["interrupted"], reading.interrupted or _asked(reading) or last, note=note)
+        said = reading.interrupted or _asked(reading)
+        return _Finding(table.BY_NAME["interrupted"], said or last, note="" if said else note)
     if status == "failed":
         cause = table.BY_NAME[name or ("rank-died" if reading.root else "unknown")]
         return _Finding(cause, last, note=note)

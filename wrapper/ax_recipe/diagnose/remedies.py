@@ -10,7 +10,7 @@ _STEPS = ("training",)
 
 
 def halved(key: str, least: int) -> NewValue:
-    """Half of what the run has; not offered at or below ``least``, nor where nobody knows it, unless that is one row."""
+    """Half of what the run has, or one row where nobody knows how many; not offered at or below ``least``."""
 
     def value(case: Case) -> int | None:
         now = case.config.get(key)
