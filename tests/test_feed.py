@@ -61,3 +61,17 @@ def test_a_viewer_that_comes_late_says_when_the_run_began(tmp_path: Path) -> Non
         feed = Feed(run)
         feed.poll()
     assert feed.state.started == 1.0
+
+
+def test_the_last_line_is_read_though_the_run_ends_as_it_is_looked_at(tmp_path: Path) -> None:
+    class Ending(RunDir):
+        def is_alive(self) -> bool:
+            """It writes and ends right when it is asked: the hardest moment."""
+            with self.log("train", 1).open("a") as file:
+                file.write("the last word")
+            return False
+
+    run = ended_run(tmp_path / "run")
+    feed = Feed(Ending(run.path))
+    assert not feed.poll()
+    assert feed.state.lines[-1] == "the last word"

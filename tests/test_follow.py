@@ -10,7 +10,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ax_recipe.observe.follow import CHUNK, LINE_LIMIT, Follower, Splitter, lines
+from ax_recipe.observe.follow import CHUNK, LINE_LIMIT, Follower, Splitter
 
 ALPHABET = st.sampled_from(
     [b"\r", b"\n", b"\r\n", b"a", b" 8%|", "█".encode(), b"\xff", b"\xe2\x96", b" ", b"{'loss': 1}"]
@@ -89,27 +89,15 @@ def test_a_file_that_was_replaced_is_read_from_its_start(tmp_path: Path) -> None
     assert list(follower.poll()) == ["the new file is longer"]
 
 
-def test_the_last_line_is_read_though_the_writer_ends_between_flag_and_read(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    path.write_text("first\n")
-    answers = iter([False, False, True])
-
-    def finished() -> bool:
-        """The writer writes right after the flag was read: the hardest moment."""
-        answer = next(answers)
-        with path.open("a") as file:
-            file.write("last" if answer else "more\n")
-        return answer
-
-    assert list(lines(path, finished, wait=lambda _: None)) == ["first", "more", "more", "last"]
-
-
 def test_every_line_of_a_real_writer_arrives(tmp_path: Path) -> None:
-    path = tmp_path / "log"
+    path, found = tmp_path / "log", list[str]()
+    follower = Follower(path)
     code = "import sys\nfor n in range(2000): print(n, end='\\r' if n % 3 else '\\n', flush=n % 7 == 0)"
     with path.open("wb") as file:
         child = subprocess.Popen([sys.executable, "-c", code], stdout=file)
-        found = list(lines(path, lambda: child.poll() is not None))
+        while child.poll() is None:
+            found += follower.poll()
+    found += follower.drain()
     assert found == [str(number) for number in range(2000)]
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 CHUNK = 1 << 16  # bytes read at once: what fits into the processor's cache is read a third faster than a megabyte
 LINE_LIMIT = 1 << 20  # bytes: a "line" longer than this is cut, so that a file without line ends cannot fill memory
-POLL_S = 0.1
 
 
 class Splitter:
@@ -94,14 +92,3 @@ class Follower:
             self.offset = 0
             self._splitter = Splitter()
         self._identity = identity
-
-
-def lines(path: Path, finished: Callable[[], bool], wait: Callable[[float], None] = time.sleep) -> Iterator[str]:
-    """Follow ``path`` until ``finished()``: the flag is read before the file, so the last line is never missed."""
-    follower = Follower(path)
-    while not finished():
-        before = follower.offset
-        yield from follower.poll()
-        if follower.offset == before:
-            wait(POLL_S)
-    yield from follower.drain()

@@ -72,12 +72,6 @@ def drift(measured: Mapping[str, Any], *, four_bit: bool) -> Check:
     )
 
 
-def worst(checks: tuple[Check, ...]) -> Verdict:
-    """The gravest verdict among ``checks``."""
-    order: tuple[Verdict, ...] = ("ok", "mended", "warning", "error")
-    return max((check.verdict for check in checks), key=order.index, default="ok")
-
-
 def _weights(folders: Folders) -> Iterator[Check]:
     found = weights.of_folder(folders.merged)
     if not found:
