@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as some
 
@@ -116,6 +118,30 @@ def test_a_sweep_ranks_its_trials_by_held_out_loss_and_is_done_once(command: Com
     told = json.loads(command("sweep", str(small_recipe), *SWEPT, "--dry-run", "--json").stdout)
     assert told[0]["changes"] == {"train.learning_rate": "1e-3", "lora.r": 64, "train.num_epochs": 2}
     assert [trial["eval_loss"] for trial in told] == sorted(trial["eval_loss"] for trial in told)
+
+
+@pytest.mark.usefixtures("fake_axolotl")
+@pytest.mark.slow
+def test_each_trial_is_kept_elsewhere_and_goes_on_from_there(
+    command: Command, small_recipe: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("fsspec", reason="no fsspec here: it comes with Axolotl")
+    argv, there = ["sweep", str(small_recipe), "--set", "lora.r=2,64"], tmp_path / "bucket"
+    first = command(*argv, "--max", "1", FAKE_AXOLOTL="curve")
+    assert first.returncode == 0, first.stderr
+    (plain,) = made()
+    assert command(*argv, "--mirror", str(rundir.root())).returncode == 3
+    assert len(made()) == 1, "nothing was started"
+    done = command(*argv, "--mirror", str(there), FAKE_AXOLOTL="curve")
+    assert done.returncode == 0, done.stderr
+    (kept,) = (run for run in made() if run.name != plain.name)
+    assert f"kept at {there}/{kept.name}: all of " in done.stderr
+    assert [path.name for path in there.iterdir()] == [kept.name], "what was done before stays where it is"
+    assert kept.prepared == Path(yaml.safe_load(kept.axolotl_yaml.read_text())["dataset_prepared_path"])
+    shutil.rmtree(kept.path)
+    fetched = command("fetch", f"{there}/{kept.name}")
+    assert "not as it was" not in fetched.stdout
+    assert made()[0].current_state().stage("evaluate").state == "done"
 
 
 @pytest.mark.usefixtures("fake_axolotl")

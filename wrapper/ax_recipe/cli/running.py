@@ -268,6 +268,7 @@ def stop(name: str | None, runs: str | None) -> int:
 @click.option("--stop-hopeless", is_flag=True, help="Stop a trial as soon as its verdict is STOP.")
 @click.option("--dry-run", is_flag=True, help="Show the trials as they are, and start nothing.")
 @trust_option
+@mirror_option
 @runs_option
 @json_option
 @recipe_options
@@ -284,6 +285,8 @@ def sweep(
     """Try values against each other (--set KEY=VALUE,VALUE): a run for each, ranked by held-out loss.
 
     The same command goes on where it was. A list is one value: --set lora.target_modules=[q_proj,v_proj],[k_proj].
+
+    --mirror keeps the run of each trial; which runs the trials are is kept here alone.
     """
     from ax_recipe import axolotl as environment
     from ax_recipe.forecast import hardware

@@ -128,6 +128,11 @@ def settle(run: RunDir, told: str | None) -> None:
         return
     if url:
         refuse(url, run, run.read_json(run.orders)["axolotl"]["python"])
+    keep(run, url)
+
+
+def keep(run: RunDir, url: str) -> None:
+    """Have ``run``, from its next start on, kept at ``url``; nowhere else where that is empty."""
     if url != run.mirror.url:
         rundir.write(run.mirror.path, mirror.changed(run.mirror, url))
         seal.put(run.path)

@@ -23,14 +23,14 @@ from ax_recipe.checks import all as checks
 from ax_recipe.checks import planned, trust
 from ax_recipe.errors import MissingError
 from ax_recipe.forecast.hardware import Hardware
-from ax_recipe.launch import grid, runner
+from ax_recipe.launch import grid, mirroring, runner
 from ax_recipe.observe import rules
 from ax_recipe.observe.feed import Feed
 from ax_recipe.recipe import recipe
 from ax_recipe.recipe.recipe import Recipe
 from ax_recipe.results import evaluation, intervals
 from ax_recipe.results.intervals import Interval
-from ax_recipe.run import preparing, rundir, runs, seal
+from ax_recipe.run import mirror, preparing, rundir, runs, seal
 from ax_recipe.run.preparing import Prepared
 from ax_recipe.run.rundir import RunDir
 from ax_recipe.run.runs import Row
@@ -55,7 +55,10 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What a person asks of a sweep; ``changes`` are ``key=value,value`` texts, ``most`` how many trials at most."""
+    """What a person asks of a sweep; ``changes`` are ``key=value,value`` texts, ``most`` how many trials at most.
+
+    ``mirror`` is where else each trial is kept; None leaves those that are made where they are.
+    """
 
     changes: tuple[str, ...]
     most: int | None = None
@@ -64,6 +67,7 @@ class Wishes:
     gpus_each: int | None = None
     stop_hopeless: bool = False
     trusted: bool = False
+    mirror: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,7 @@ class Sweep:
         # Another --max or --seed of the same grid adds to what is there.
         self.trials = [*wanted.values(), *(each for each in known.values() if each.run and each.changes not in wanted)]
         self._started: set[tuple[str, ...]] = set()
+        self._mirror = mirror.asked(wishes.mirror or "")
 
     @property
     def varied(self) -> list[str]:
@@ -162,7 +167,8 @@ class Sweep:
 
     def _prepared(self, trial: Trial) -> Prepared:
         found: Recipe = recipe.load(self.name, trial.changes)
-        prepared = preparing.for_run(found, self.place.hardware, self.place.axolotl, self.place.runs)
+        place, alone = self.place, not self._mirror
+        prepared = preparing.for_run(found, place.hardware, place.axolotl, place.runs, alone=alone)
         warnings = planned.refuse(prepared.plan, self.place.axolotl, checks.examine)
         trust.refuse(found, warnings, trusted=self.wishes.trusted)
         return prepared
@@ -184,7 +190,11 @@ class Sweep:
         """Run what is not over yet, as many at once as there are sets of GPUs; what runs already is taken over.
 
         :raises KeyboardInterrupt: the person stopped it, after the running trials saved a whole checkpoint.
+        :raises MissingError: the trials cannot be kept where they are to be.
         """
+        if self._mirror and self.place.axolotl:
+            say(f"looking whether {self._mirror} can be written to ...")
+            mirroring.refuse(self._mirror, RunDir(self.place.runs / self.folder.name), self.place.axolotl.python)
         self.folder.mkdir(parents=True, exist_ok=True)
         with RunDir(self.folder).held():
             self._write()
@@ -203,6 +213,8 @@ class Sweep:
             if not each.feed.poll():
                 del going[devices]
                 say(f"{_words(each.trial)}: {self._told(each.trial)}")
+                if kept := each.run.mirror.words():
+                    say(f"  kept at {kept}")
             elif self.wishes.stop_hopeless and (why := each.hopeless()):
                 self._note(each.trial, replace(each.trial, stopped=why))
                 runs.stop(each.run)
@@ -240,6 +252,8 @@ class Sweep:
             if self.wishes.trusted:
                 seal.put(run.path)
             rundir.refuse_foreign(run)
+            if self.wishes.mirror is not None:
+                mirroring.keep(run, self._mirror)
             runner.launch(run, [name for name in left if name in STAGES])
         return _Going(trial, run, Feed(run, stages=("train",)))
 
