@@ -231,12 +231,13 @@ def _sizes(shape: Shape, quantize: str | None) -> dict[str, Any]:
     rows = [
         {
             "name": each.name,
-            "bytes": size.weight_bytes(shape, each),
-            "bits": 8 * size.weight_bytes(shape, each) / shape.parameters,
+            "bytes": weights,
+            "bits": 8 * weights / shape.parameters,
             "cost": each.cost,
             "by_ollama": each.by_ollama,
         }
         for each in size.PRECISIONS
+        for weights in (size.weight_bytes(shape, each),)
     ]
     chosen = next((row for row in rows if row["name"] == str(quantize).upper()), None)
     kept = size.cache(shape, _config(shape))

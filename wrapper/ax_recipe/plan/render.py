@@ -84,9 +84,10 @@ class _Comment(str):
     __slots__ = ()
 
 
-def _laid_out_keys() -> list[str]:
+@cache
+def _laid_out_keys() -> tuple[str, ...]:
     source = (assets.templates() / "axolotl.yaml.j2").read_text(encoding="utf-8")
-    return [key for key, name in re.findall(r"^(\w+): \{\{ (\w+) \}\}$", source, re.MULTILINE) if key == name]
+    return tuple(key for key, name in re.findall(r"^(\w+): \{\{ (\w+) \}\}$", source, re.MULTILINE) if key == name)
 
 
 def _yaml(value: Any) -> str:
