@@ -74,7 +74,7 @@ def value(path: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("form", ROWS)
 def test_what_is_written_passes_the_checks_and_fits(form: str, base: str, gpus: str) -> None:
-    path = made(base, ROWS[form], gpus=gpus)
+    path = made(base, ROWS[form], 40, gpus=gpus)
     checked = checking.quick(str(path), None, None)
     assert not checked.wrong, [str(problem) for problem in checked.problems]
     found = recipe.load(str(path))
