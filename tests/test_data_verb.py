@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter as Tally
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from ax_recipe.checks import checking, survey
+from ax_recipe.checks import rows as row_checks
 from ax_recipe.data import formats, measure, rows, turns
 from ax_recipe.data.samples import Sample, Segment, reader
 from ax_recipe.data.seen import Seen
@@ -104,6 +106,71 @@ def test_bad_rows_are_named_with_file_and_line(place: Path, invoke: Invoke) -> N
     assert by_line == {2: "AX014", 3: "AX014", 4: "AX015", 5: "AX015", 6: "AX013", 8: "AX018", 9: "AX017"}
     assert all(each["file"].endswith("mixed.jsonl") for each in found["problems"])
     assert (found["rows"], found["broken"], found["duplicates"], result.exit_code) == (8, 5, 1, 2)
+
+
+ASKED, TOLD = CHAT
+SAID = [
+    None, [], 5, "x", {"role": "user"}, [ASKED], [TOLD], ["x", TOLD], [ASKED, {"role": "tool", "content": "x"}],
+    *([ASKED, {"role": "assistant", **turn}] for turn in ({"content": ""}, {"content": None}, {}, {"content": 5})),
+    [ASKED, {"content": "x"}], [{**ASKED, "content": ""}, {**TOLD, "content": "  "}], [{**ASKED, "content": " "}, TOLD],
+    [{"role": "system", "content": "S"}], [{"role": "system", "content": "S"}, ASKED], [ASKED, {**TOLD, "role": "bot"}],
+]  # fmt: skip
+INSTRUCTED = [
+    {"instruction": "a"}, {"output": "b"}, {"instruction": "", "output": "b"}, {"instruction": "", "output": ""},
+    *({"instruction": "a", "output": answer} for answer in (None, "", "  ", 5)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["good first", "bad first"])
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        ("chat_template", {"messages": CHAT}, [*({"messages": value} for value in SAID), {}, {"id": 1}]),
+        ("alpaca", {"instruction": "a", "output": "b"}, [*INSTRUCTED, {}]),
+        ("completion", {"text": "abc"}, [{"text": value} for value in ("", "  ", None, 5)]),
+    ],
+)
+def test_check_names_the_rows_that_data_names(
+    kind: str, good: dict[str, Any], bad: list[Any], first: bool, place: Path, invoke: Invoke
+) -> None:
+    values = [*bad, "text", [1], None]
+    values = [good, *values] if first else [*values, good]
+    (place / "rows.jsonl").write_text("".join(f"{json.dumps(value)}\n" for value in values))
+    file = config(place, datasets=[{"path": "rows.jsonl", "type": kind}])
+
+    def named(verb: str) -> list[tuple[int, str, str]]:
+        found = json.loads(invoke(verb, file, "--json").stdout)["problems"]
+        of_rows = [each for each in found if (each["file"] or "").endswith("rows.jsonl") and each["code"] != "AX018"]
+        return sorted((each["line"], each["code"], each["message"]) for each in of_rows)
+
+    assert named("check") == named("data")
+    assert len(named("check")) >= 3
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_however_many_rows_are_bad_check_and_new_name_as_many_as_data(
+    readable: bool, place: Path, invoke: Invoke, no_axolotl: None
+) -> None:
+    values: list[Any] = [{"messages": [ASKED, {"role": "assistant"}], "id": number} for number in range(60)]
+    values += [{"messages": CHAT}] * readable
+    (place / "rows.jsonl").write_text("".join(f"{json.dumps(value)}\n" for value in values))
+    told = invoke("data", config(place, datasets=[{"path": "rows.jsonl", "type": "chat_template"}]), "--json")
+    assert json.loads(told.stdout)["broken"] == 60
+    checked = invoke("check", "axolotl.yml").stdout
+    made = invoke("new", "mine", "--base", "o/m", "--data", "rows.jsonl", "--goal", "chat", "--gpus", "0").stderr
+    for words in (checked, made):
+        single, more = words.count("`messages[1]` has no `content`"), re.search(r"(\d+) more rows like th", words)
+        assert single + int(more[1] if more else 0) == 60, words
+        assert single == (20 if readable else 1)
+
+
+def test_new_says_of_large_data_that_only_its_beginning_was_looked_at(
+    place: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch, no_axolotl: None
+) -> None:
+    monkeypatch.setattr(row_checks, "WHOLE_BYTES", 100)
+    (place / "rows.jsonl").write_text(f"{json.dumps({'messages': CHAT})}\n" * 9)
+    made = invoke("new", "mine", "--base", "o/m", "--data", "rows.jsonl", "--goal", "chat", "--gpus", "0")
+    assert "rows.jsonl only the first 200 rows were looked at: `ax-recipe data mine.yaml` reads them all" in made.stderr
 
 
 @pytest.mark.parametrize(
@@ -203,7 +270,26 @@ def test_an_answer_of_nothing_is_told_whatever_the_form(place: Path, invoke: Inv
 def test_rows_of_an_array_on_one_line_are_told_apart(place: Path, invoke: Invoke) -> None:
     (place / "rows.json").write_text(json.dumps([{"text": "a"}, {"text": "b"}, {"text": "a"}]))
     (problem,) = answer(invoke, "rows.json")["problems"]
-    assert problem["message"] == "row 3, the same as an earlier one of this line"
+    assert problem["message"] == f"row 3, the same as {place}/rows.json:1, row 1"
+
+
+def test_a_row_that_no_line_tells_is_named_by_its_number(place: Path, invoke: Invoke) -> None:
+    """As a finding, as a sample, and by whoever names it; one with a line of its own has that line alone."""
+    values = [{"messages": CHAT}, {"messages": 5}, {"messages": [{"role": "user", "content": "?"}]}]
+    (place / "rows.json").write_text(json.dumps(values))
+    file = config(place, datasets=[{"path": "rows.json", "type": "chat_template"}])
+    shown = invoke("data", file).stdout
+    for told in (shown, invoke("check", file).stdout):
+        assert "rows.json:1: row 2, `messages` holds no list of turns [AX015]" in told
+        assert "rows.json:1: row 3, nothing in it is trained: no answer [AX017]" in told
+    assert "\nrows.json:1, row 1\n" in shown
+    remote = rows.Row("org/rows", None, {}, item=3)
+    assert str(remote) == "org/rows, row 3"
+    assert str(remote.problem("AX017", "warning", "is empty", None)) == "org/rows: row 3, is empty [AX017]"
+    (place / "rows.jsonl").write_text("".join(f"{json.dumps(value)}\n" for value in values))
+    shown = invoke("data", config(place, datasets=[{"path": "rows.jsonl", "type": "chat_template"}])).stdout
+    assert "\nrows.jsonl:1\n" in shown
+    assert "rows.jsonl:2: `messages`" in shown
 
 
 def test_a_terminal_without_the_letters_is_no_traceback(
@@ -290,8 +376,10 @@ def test_every_kind_of_json_gives_the_same_rows(tmp_path: Path) -> None:
     for path in sources(tmp_path, values):
         found = list(rows.read(rows.locate(path)))
         assert [row.value for row in found] == values, path
-        places = [row.line for row in found]
+        places = [row.line or 0 for row in found]
         assert places == sorted(places)
+        items = [row.item for row in found]
+        assert items == (list(range(1, 301)) if str(found[0]).endswith("row 1") else [0] * 300)
 
 
 @pytest.mark.parametrize(("text", "flaw", "whole"), [
@@ -408,8 +496,8 @@ def test_the_median_is_a_length_that_half_do_not_exceed(lengths: list[int]) -> N
 
 def test_a_row_is_seen_again_in_whatever_order_its_columns_stand() -> None:
     seen = Seen()
-    seen.remember({"a": 1, "b": 2}, "x", 7)
-    assert seen.before({"b": 2, "a": 1}) == ("x", 7)
+    seen.remember({"a": 1, "b": 2}, "x:7")
+    assert seen.before({"b": 2, "a": 1}) == "x:7"
     assert seen.before({"a": 1}) is None
     seen.close()
 

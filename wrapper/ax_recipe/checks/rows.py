@@ -12,7 +12,7 @@ from typing import Any
 from ax_recipe.checks.subject import Subject, as_number, nearest
 from ax_recipe.data import formats, glance, turns
 from ax_recipe.data.rows import Row, Source, fault, locate, read
-from ax_recipe.data.turns import TurnsError
+from ax_recipe.data.turns import EMPTY, UNTRAINED, TurnsError
 from ax_recipe.errors import Problem, RecipeError
 from ax_recipe.recipe.document import Keys
 
@@ -157,10 +157,14 @@ def _listed(found: Iterable[Problem]) -> Iterator[Problem]:
         else:
             alike.setdefault(problem.code, []).append(problem)
     for rows in alike.values():
-        yield from rows[:LISTED]
-        if more := rows[LISTED:]:
-            words = f"{len(more)} more rows like these"
-            yield replace(more[0], message=words, suggestion="`ax-recipe data` lists them.")
+        yield from _summed(rows, LISTED)
+
+
+def _summed(rows: Sequence[Problem], listed: int) -> Iterator[Problem]:
+    yield from rows[:listed]
+    if more := rows[listed:]:
+        words = f"{len(more)} more {'row' if len(more) == 1 else 'rows'} like {'this' if listed == 1 else 'these'}"
+        yield replace(more[0], message=words, suggestion="`ax-recipe data` lists them.")
 
 
 def _rows(subject: Subject, found: Looked) -> Iterator[Problem]:
@@ -169,21 +173,14 @@ def _rows(subject: Subject, found: Looked) -> Iterator[Problem]:
         where = str(found.source.files[0])
         yield Problem("AX014", "error", "has no rows", where, 1, None, "Is this the right file?")
         return
-    yield from (
-        Problem("AX014", "error", row.broken, row.file, row.line, None, "Mend or remove this line.")
-        for row in found.first
-        if row.broken
-    )
+    yield from (row.problem("AX014", "error", row.broken, "Mend or remove it.") for row in found.first if row.broken)
     rows = found.values
     if not rows:
         return
     lacking = list(_columns(subject, found, rows))
     yield from lacking
     if not lacking:
-        if _is_chat(subject, found.dataset):
-            yield from _conversations(subject, found)
-        else:
-            yield from _incomplete(subject, found)
+        yield from _each(subject, found)
         yield from _lengths(subject, found, rows)
 
 
@@ -210,18 +207,19 @@ def _columns(subject: Subject, found: Looked, rows: Sequence[Mapping[str, Any]])
         yield subject.problem("AX013", key, message, fix)
 
 
-def _incomplete(subject: Subject, found: Looked) -> Iterator[Problem]:
-    """AX013, AX017: rows without a column that others have, or with an answer of nothing."""
+def _each(subject: Subject, found: Looked) -> Iterator[Problem]:
+    """AX013, AX015 to AX017: the rows that lack what others have, the same that `ax-recipe data` names."""
     wanted = formats.columns(found.dataset, subject.text("rl")) or ()
-    answers = [name for name in wanted if name in formats.ANSWERS]
-    for row in found.first:
-        if row.value is None:
-            continue
-        if lacking := [name for name in wanted if row.value.get(name) is None]:
-            message = turns.lacks(row.value, lacking)
-            yield Problem("AX013", "error", message, row.file, row.line, None, "Mend or remove this row.")
-        elif answers and not any(str(row.value[name]).strip() for name in answers):
-            yield _unanswered(row)
+    whole = []
+    for row, value in ((row, row.value) for row in found.first if row.value is not None):
+        if lacking := [name for name in wanted if value.get(name) is None]:
+            yield row.problem("AX013", "error", turns.lacks(value, lacking), "Mend or remove this row.")
+        else:
+            whole.append((row, value))
+    if _is_chat(subject, found.dataset):
+        yield from _conversations(subject, found, whole)
+    elif answers := [name for name in wanted if name in formats.ANSWERS]:
+        yield from (_untrained(row) for row, value in whole if not any(str(value[name]).strip() for name in answers))
 
 
 def _paired(subject: Subject, row: Mapping[str, Any]) -> str | None:
@@ -243,26 +241,25 @@ def _better(dataset: Mapping[str, Any], form: formats.Form, name: str) -> str:
     return f"The rows look like {form.name}: type: {formats.TYPES.get(form.name, 'chat_template')}."
 
 
-def _conversations(subject: Subject, found: Looked) -> Iterator[Problem]:
+def _conversations(subject: Subject, found: Looked, rows: Sequence[tuple[Row, Mapping[str, Any]]]) -> Iterator[Problem]:
     """AX015, AX016, AX017: fields and roles of the turns."""
     how = turns.settings(found.dataset, subject.keys)
     roles: dict[str, int] = {}
-    trained = readable = 0
-    for row in found.first:
-        if row.value is None:
-            continue
+    wrong, trained = [], 0
+    for row, value in rows:
         try:
-            read_turns = turns.read(row.value, how)
+            read_turns = turns.read(value, how)
         except TurnsError as error:
-            yield Problem("AX015", "error", error.message, row.file, row.line, None, _mapped(row.value, how))
-            if readable == 0:
-                return  # the others will be alike, and `ax-recipe data` lists them all
+            wrong.append(row.problem("AX015", "error", error.message, _mapped(value, how)))
             continue
-        readable += 1
         for turn in read_turns:
             roles[turn.role] = roles.get(turn.role, 0) + 1
-        trained += any(turn.trained and (turn.content.strip() or turn.extra) for turn in read_turns)
-        yield from _one_sided(row, read_turns)
+        said = [turn for turn in read_turns if turn.content.strip() or turn.extra]
+        taught = any(turn.trained for turn in said)
+        trained += taught
+        if not taught:
+            yield _untrained(row) if said else row.problem("AX017", "warning", EMPTY, "Remove it.")
+    yield from wrong if roles else _summed(wrong, 1)  # one mapping reads all of them, where none can be read
     yield from _roles(subject, found, how, roles, trained)
 
 
@@ -277,18 +274,8 @@ def _mapped(row: Mapping[str, Any], how: turns.Roles) -> str | None:
     return "Mend or remove this row."
 
 
-def _one_sided(row: Row, read_turns: Sequence[turns.Turn]) -> Iterator[Problem]:
-    texts = [turn for turn in read_turns if turn.content.strip() or turn.extra]
-    said = {turn.role for turn in texts}
-    if not texts:
-        yield Problem("AX017", "warning", "no turn has any text", row.file, row.line, None, "Remove this row.")
-    elif "assistant" not in said and "user" in said:
-        yield _unanswered(row)
-
-
-def _unanswered(row: Row) -> Problem:
-    message = "no answer: nothing in this row is trained"
-    return Problem("AX017", "warning", message, row.file, row.line, None, "Remove it, or add the answer.")
+def _untrained(row: Row) -> Problem:
+    return row.problem("AX017", "warning", UNTRAINED, "Remove it, or mend it.")
 
 
 def _roles(

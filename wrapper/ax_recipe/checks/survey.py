@@ -167,7 +167,7 @@ def _source(subject: Subject, dataset: Mapping[str, Any]) -> Source | Iterator[R
 def _asked(axolotl: Axolotl, asked: Mapping[str, Any], name: str) -> Iterator[Row]:
     with Partner(axolotl.python, assets.probe("read_rows.py"), json.dumps(asked)) as partner:
         for number, value in enumerate(partner.all(), 1):
-            yield Row(name, number, value)
+            yield Row(name, None, value, item=number)
 
 
 def _size(source: Source | Iterator[Row]) -> int:

@@ -90,8 +90,9 @@ def new(
         answers = asking.ask(name or named, base, data, goal, gpus, ollama)
         written = writing.write(answers)
     checked = checking.quick(str(written.file), None, environment.find_if_any(axolotl))
-    for line in (*checked.problems, *written.notes):
-        click.echo(str(line), err=True)
+    for line in (*checked.problems, checking.unread(checked), *written.notes):
+        if line:
+            click.echo(str(line), err=True)
     following = f"mend that, then ax-recipe check {written.file}" if checked.wrong else f"ax-recipe plan {written.file}"
     click.echo(f"{written.file}: yours now, {checking.summary(checked.problems)}. Next: {following}")
 

@@ -15,7 +15,7 @@ from ax_recipe.data.counting import Counter
 from ax_recipe.data.rows import Row
 from ax_recipe.data.samples import Reader, Sample
 from ax_recipe.data.seen import Seen
-from ax_recipe.data.turns import lacks
+from ax_recipe.data.turns import EMPTY, UNTRAINED, lacks
 from ax_recipe.errors import Problem, RecipeError
 
 LISTED = 1000  # findings that are kept, each with its line; the rest are counted
@@ -85,7 +85,7 @@ def _sample(row: Row, how: How, found: Measured) -> Sample | None:
     found.rows += 1
     if row.value is None:
         found.broken += 1
-        found.note(_finding("AX014", "error", row, row.broken or "cannot be read", "Mend or remove this line."))
+        found.note(row.problem("AX014", "error", row.broken or "cannot be read", "Mend or remove it."))
         return None
     if found.form is None:
         found.form = formats.recognise(row.value)
@@ -93,13 +93,13 @@ def _sample(row: Row, how: How, found: Measured) -> Sample | None:
     lacking = [name for name in how.columns or () if row.value.get(name) is None]
     if lacking:
         found.broken += 1
-        found.note(_finding("AX013", "error", row, lacks(row.value, lacking), "Mend or remove this row."))
+        found.note(row.problem("AX013", "error", lacks(row.value, lacking), "Mend or remove this row."))
         return None
     try:
         return how.reader(row.value)
     except RecipeError as error:
         found.broken += 1
-        found.note(_finding("AX015", "error", row, error.message, "Mend or remove this row."))
+        found.note(row.problem("AX015", "error", error.message, "Mend or remove this row."))
         return None
 
 
@@ -107,28 +107,26 @@ def _compare(row: Row, value: Mapping[str, Any], how: How, found: Measured) -> N
     """Whether the row was there before, here or among those that are trained on."""
     if how.trained_on and (place := how.trained_on.before(value)):
         found.overlap += 1
-        words = f"held out, and trained on as well: {place[0]}:{place[1]}"
-        found.note(_finding("AX019", "warning", row, words, "Remove it from one of the two."))
+        words = f"held out, and trained on as well: {place}"
+        found.note(row.problem("AX019", "warning", words, "Remove it from one of the two."))
     if place := how.seen.before(value):
         found.duplicates += 1
-        here = row.item and place == (row.file, row.line)
-        words = "the same as an earlier one of this line" if here else f"the same as {place[0]}:{place[1]}"
-        found.note(_finding("AX018", "warning", row, words, "Remove it."))
+        found.note(row.problem("AX018", "warning", f"the same as {place}", "Remove it."))
     else:
-        how.seen.remember(value, row.file, row.line)
+        how.seen.remember(value, str(row))
 
 
 def _add(found: Measured, row: Row, sample: Sample, tokens: int, trained: int, how: How) -> None:
     if not tokens:
-        found.note(_finding("AX017", "warning", row, "is empty", "Remove it."))
+        found.note(row.problem("AX017", "warning", EMPTY, "Remove it."))
     elif not trained:
-        found.note(_finding("AX017", "warning", row, "nothing in it is trained: no answer", "Remove it, or mend it."))
+        found.note(row.problem("AX017", "warning", UNTRAINED, "Remove it, or mend it."))
     longest = how.sequence_len
     if longest and tokens > longest and not sample.split:
         found.truncated += 1
         word = {"truncate": "cut off", "raise": "refused"}.get(how.strategy, "dropped")
         words = f"{tokens} tokens, {tokens - longest} more than sequence_len: {word}"
-        found.note(_finding("AX020", "warning", row, words, "Shorten it, or a larger sequence_len."))
+        found.note(row.problem("AX020", "warning", words, "Shorten it, or a larger sequence_len."))
     found.tokens += tokens
     found.trained += trained
     for length in _pieces(tokens, longest) if sample.split and longest else [tokens]:
@@ -140,11 +138,6 @@ def _add(found: Measured, row: Row, sample: Sample, tokens: int, trained: int, h
 def _pieces(tokens: int, longest: int) -> Iterator[int]:
     for start in range(0, tokens, longest):
         yield min(longest, tokens - start)
-
-
-def _finding(code: str, severity: Any, row: Row, message: str, fix: str) -> Problem:
-    message = f"row {row.item}, {message}" if row.item else message  # an array may be all on one line
-    return Problem(code, severity, message, row.file, row.line, None, fix)
 
 
 def quantile(lengths: Mapping[int, int], share: float) -> int:

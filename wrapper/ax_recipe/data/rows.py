@@ -16,6 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from ax_recipe.errors import Problem, Severity
+
 KINDS = {".jsonl": "json", ".json": "json", ".ndjson": "json", ".csv": "csv", ".txt": "text"}
 """What can be read without the training environment; the rest (parquet, arrow, the hub) is asked of it."""
 
@@ -31,14 +33,25 @@ _SLICE = re.compile(r"\w+\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\]")
 class Row:
     """One row and where it begins; ``value`` is None where it cannot be read, and then ``broken`` says why.
 
-    ``item`` counts those of a JSON array, which may all stand on one line; 0 where each row has its own.
+    ``item`` counts from 1 where a line does not tell it: in a JSON array, which may be all on one line, and in what
+    has no lines at all (``line`` None); else it is 0.
     """
 
     file: str
-    line: int
+    line: int | None
     value: Mapping[str, Any] | None
     broken: str | None = None
     item: int = 0
+
+    def __str__(self) -> str:
+        """``rows.jsonl:3``, ``array.json:1, row 3`` or ``rows.parquet, row 3``."""
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{place}, row {self.item}" if self.item else place
+
+    def problem(self, code: str, severity: Severity, message: str, fix: str | None) -> Problem:
+        """A finding about this row."""
+        words = f"row {self.item}, {message}" if self.item else message
+        return Problem(code, severity, words, self.file, self.line, None, fix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +163,7 @@ def _file(path: Path, kind: str | None) -> Iterator[Row]:
     with _opened(path) as file:
         try:
             for row in _rows(file, str(path), kind):
-                line = row.line
+                line = row.line or line
                 yield row
         except _TORN as error:
             yield Row(str(path), line + 1, None, f"no whole gzip file: {error}")
@@ -246,7 +259,7 @@ def _array(file: IO[str], name: str) -> Iterator[Row]:
         except (ValueError, RecursionError):
             complete, end = False, 0
         if complete and end and not comma:
-            yield Row(name, line, None, "no JSON: no comma before this item of the array")
+            yield Row(name, line, None, "no JSON: no comma before this item of the array", item + 1)
             return
         if complete and end:
             item, comma = item + 1, False
@@ -257,7 +270,7 @@ def _array(file: IO[str], name: str) -> Iterator[Row]:
             line += buffer.count("\n", 0, end)
             buffer = buffer[end:]
         elif ended or len(buffer) > _LONGEST_ROW:
-            yield Row(name, line, None, "no JSON: the array breaks off here")
+            yield Row(name, line, None, "no JSON: the array breaks off here", item + 1)
             return
         else:
             more = file.read(_CHUNK)

@@ -16,16 +16,16 @@ class Seen:
         self._base = sqlite3.connect("")  # a file of SQLite's own, gone when it is closed
         self._base.execute("PRAGMA journal_mode = OFF")
         self._base.execute("PRAGMA synchronous = OFF")
-        self._base.execute("CREATE TABLE seen (content INTEGER PRIMARY KEY, file TEXT, line INTEGER) WITHOUT ROWID")
+        self._base.execute("CREATE TABLE seen (content INTEGER PRIMARY KEY, place TEXT) WITHOUT ROWID")
 
-    def before(self, row: Mapping[str, Any]) -> tuple[str, int] | None:
+    def before(self, row: Mapping[str, Any]) -> str | None:
         """Where an equal row stood, or None; `remember` it to find the next."""
-        found = self._base.execute("SELECT file, line FROM seen WHERE content = ?", (content(row),)).fetchone()
-        return (str(found[0]), int(found[1])) if found else None
+        found = self._base.execute("SELECT place FROM seen WHERE content = ?", (content(row),)).fetchone()
+        return str(found[0]) if found else None
 
-    def remember(self, row: Mapping[str, Any], file: str, line: int) -> None:
+    def remember(self, row: Mapping[str, Any], place: str) -> None:
         """Note where this row stands, unless an equal one came before."""
-        self._base.execute("INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", (content(row), file, line))
+        self._base.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (content(row), place))
 
     def close(self) -> None:
         """Forget everything."""

@@ -16,6 +16,8 @@ ROLES = {"human": "user", "user": "user", "assistant": "assistant", "gpt": "assi
 ROLES |= {"tool": "tool"}
 """What Axolotl calls the roles of data, where ``roles:`` says nothing (prompt_strategies/chat_template.py)."""
 
+# What is said of a row that teaches nothing.
+EMPTY, UNTRAINED = "is empty", "nothing in it is trained: no answer"
 # Stands in for a template whose text is not here: a mark of three tokens before a turn, one after it.
 PLAIN = "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}{{ eos_token }}\n{% endfor %}"
 

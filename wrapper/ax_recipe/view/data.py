@@ -38,7 +38,7 @@ def view(survey: Survey, marks: str) -> RenderableType:
     for part in survey.parts:
         parts += [Text(f"{part.path}  {_form(part)}", style="bold"), _table(survey, part)]
         for row, sample in part.measured.shown:
-            parts += [Text(f"\n{row.file}:{row.line}", style="cyan"), _shown(sample, marks)]
+            parts += [Text(f"\n{row}", style="cyan"), _shown(sample, marks)]
         parts.append(Text())
     if any(part.measured.shown for part in survey.parts):
         parts.append(Text.assemble(("trained".join(marks or ("", "")), "green"), ("  masked", "dim")))
