@@ -22,7 +22,15 @@ LOGS = {
 @pytest.fixture(autouse=True)
 def _nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("WANDB_API_KEY", "MLFLOW_TRACKING_URI", "COMET_API_KEY", "HF_TOKEN"):
+    for name in (
+        "WANDB_API_KEY",
+        "MLFLOW_TRACKING_URI",
+        "COMET_API_KEY",
+        "HF_TOKEN",
+        "HF_HOME",
+        "XDG_CACHE_HOME",
+        "NETRC",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -61,6 +69,14 @@ def test_a_login_file_of_another_machine_is_none(tmp_path: Path) -> None:
     assert examined(tmp_path, LOGS["wandb"])["wandb"].state == "absent"
     (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password x", encoding="utf-8")
     assert examined(tmp_path, LOGS["wandb"])["wandb"].state == "ok"
+
+
+def test_a_login_is_looked_for_where_the_hub_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    (tmp_path / "hub").mkdir()
+    assert {examined(tmp_path, LOGS["trackio"])[name].state for name in ("trackio", "hub token")} == {"absent"}
+    (tmp_path / "hub" / "token").write_text("x", encoding="utf-8")
+    assert {examined(tmp_path, LOGS["trackio"])[name].state for name in ("trackio", "hub token")} == {"ok"}
 
 
 def test_what_is_switched_off_needs_no_account(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 
-from ax_recipe.checks.subject import ADAPTERS, Subject, has_token, nearest
+from ax_recipe.checks.accounts import has_hub_token
+from ax_recipe.checks.subject import ADAPTERS, Subject, nearest
 from ax_recipe.errors import Problem, RecipeError, RunFailedError
 from ax_recipe.forecast import architecture
 from ax_recipe.ship import tokenizer as tokenizers
@@ -59,7 +60,7 @@ def gated(subject: Subject) -> Iterator[Problem]:
     text = subject.text("base_model")
     if not text or subject.path(text) is not None or not _GATED.match(text):
         return
-    if subject.base() is None and not has_token():
+    if subject.base() is None and not has_hub_token():
         fix = "Accept its licence on the hub, then set HF_TOKEN; or take an open copy."
         yield subject.problem("AX033", "base_model", f"{text} is gated, and no hub token is on this machine", fix)
 

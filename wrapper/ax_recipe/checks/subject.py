@@ -174,9 +174,3 @@ def nearest(path: Path) -> str:
         names = []
     found = get_close_matches(path.name, names, n=1, cutoff=0.6)
     return f"Did you mean `{path.parent / found[0]}`?" if found else "Check the path, and where relative ones start."
-
-
-def has_token() -> bool:
-    """Whether a hub token is on this machine."""
-    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
-    return bool(os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")) or (home / "token").is_file()

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ax_recipe.checks.accounts import has_wandb_key
 from ax_recipe.checks.subject import Subject, names_a_file
 from ax_recipe.errors import Problem
 
@@ -173,9 +174,8 @@ def accounts(subject: Subject) -> Iterator[Problem]:
     """AX049: Weights & Biases without a key."""
     wanted = next((key for key in ("use_wandb", "wandb_project") if subject.keys.get(key)), None)
     mode = subject.text("wandb_mode") or os.environ.get("WANDB_MODE")
-    netrc = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
-    known = os.environ.get("WANDB_API_KEY") or (netrc.is_file() and "wandb" in netrc.read_text(errors="replace"))
-    if wanted and not known and mode not in {"offline", "disabled"} and subject.keys.get("use_wandb") is not False:
+    off = mode in {"offline", "disabled"} or subject.keys.get("use_wandb") is False
+    if wanted and not off and not has_wandb_key():
         fix = "WANDB_API_KEY, `wandb login`, or wandb_mode: offline."
         yield subject.problem("AX049", wanted, "no key for Weights & Biases is on this machine", fix, "warning")
 

@@ -259,6 +259,10 @@ def _shipped() -> dict[str, Mapping[str, Any]]:
 
 def hub_cache() -> Path:
     """Where huggingface_hub 1.x keeps what it has fetched."""
-    hub = os.environ.get("HF_HUB_CACHE")
-    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    return Path(hub).expanduser() if hub else home.expanduser() / "hub"
+    return Path(os.environ.get("HF_HUB_CACHE") or hub_home() / "hub").expanduser()
+
+
+def hub_home() -> Path:
+    """Where it keeps all that it keeps, a login's token among it."""
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("HF_HOME") or Path(caches) / "huggingface").expanduser()

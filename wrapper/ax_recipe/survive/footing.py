@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from ax_recipe import axolotl
 from ax_recipe.errors import RecipeError, RunFailedError
+from ax_recipe.forecast.architecture import hub_cache
 from ax_recipe.recipe import recipe
 from ax_recipe.run import origin
 from ax_recipe.run.rundir import RunDir
@@ -86,9 +86,7 @@ def _local(orders: Orders) -> dict[str, Any]:
 
 def _revision(repository: str) -> str | None:
     """The commit of a hub's repository that lies in the cache, where transformers takes it from."""
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
-    ref = cache / f"models--{repository.replace('/', '--')}" / "refs" / "main"
+    ref = hub_cache() / f"models--{repository.replace('/', '--')}" / "refs" / "main"
     return ref.read_text(encoding="utf-8").strip() if ref.is_file() else None
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ax_recipe import __version__, axolotl
+from ax_recipe.checks.accounts import has_hub_token, has_wandb_key
 from ax_recipe.errors import MissingError
 from ax_recipe.forecast import hardware
 from ax_recipe.recipe import recipe as recipes
@@ -83,7 +84,7 @@ def _disk(runs: Path) -> Iterator[Finding]:
 
 
 def _accounts() -> Iterator[Finding]:
-    token = os.environ.get("HF_TOKEN") or (Path.home() / ".cache/huggingface/token").is_file()
+    token = has_hub_token()
     yield Finding(
         "hub token", "ok" if token else "absent", "there" if token else "none: only gated models need one (HF_TOKEN)"
     )
@@ -91,23 +92,27 @@ def _accounts() -> Iterator[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class _Logger:
-    """A service that Axolotl can log to: the keys that switch it on, and where a login to it is kept."""
+    """A service that Axolotl can log to: the keys that switch it on, and whether, by all keys, a login is known."""
 
     name: str
     keys: tuple[str, ...]
-    variables: tuple[str, ...]
-    files: tuple[str, ...]
+    is_known: Callable[[Mapping[str, Any]], bool]
     login: str
 
 
+def _knows_comet(_: Mapping[str, Any]) -> bool:
+    return bool(os.environ.get("COMET_API_KEY")) or (Path.home() / ".comet.config").is_file()
+
+
 _LOGGERS = (
-    _Logger("wandb", ("use_wandb", "wandb_project", "wandb_name", "wandb_run_id"), ("WANDB_API_KEY",), (".netrc",),
+    _Logger("wandb", ("use_wandb", "wandb_project", "wandb_name", "wandb_run_id"), lambda _: has_wandb_key(),
             "wandb login, or WANDB_API_KEY"),
-    _Logger("mlflow", ("use_mlflow", "mlflow_experiment_name", "mlflow_tracking_uri"), ("MLFLOW_TRACKING_URI",), (),
+    _Logger("mlflow", ("use_mlflow", "mlflow_experiment_name", "mlflow_tracking_uri"),
+            lambda keys: bool(keys.get("mlflow_tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI")),
             "mlflow_tracking_uri, or MLFLOW_TRACKING_URI; without it the runs stay in ./mlruns"),
-    _Logger("comet", ("use_comet", "comet_project_name", "comet_workspace", "comet_api_key"), ("COMET_API_KEY",),
-            (".comet.config",), "comet login, or COMET_API_KEY"),
-    _Logger("trackio", ("trackio_space_id",), ("HF_TOKEN",), (".cache/huggingface/token",),
+    _Logger("comet", ("use_comet", "comet_project_name", "comet_workspace"), _knows_comet,
+            "comet login, or COMET_API_KEY"),
+    _Logger("trackio", ("trackio_space_id",), lambda _: has_hub_token(),
             "hf auth login, or HF_TOKEN: a Space is written to with the hub's account"),
 )  # fmt: skip
 
@@ -119,20 +124,9 @@ def _loggers(recipe: Recipe) -> Iterator[Finding]:
         used = [key for key in logger.keys if config.get(key) not in (None, False, "")]
         if not used or (config.get("wandb_mode") in ("offline", "disabled") and logger.name == "wandb"):
             continue
-        known = any(os.environ.get(variable) for variable in logger.variables) or _logged_in(logger, config)
+        known = logger.is_known(config)
         words = "logged in" if known else f"{used[0]} is set, and no account is logged in: {logger.login}"
         yield Finding(logger.name, "ok" if known else "absent", words)
-
-
-def _logged_in(logger: _Logger, config: Mapping[str, Any]) -> bool:
-    if logger.name == "mlflow" and config.get("mlflow_tracking_uri"):
-        return True
-    if logger.name == "comet" and config.get("comet_api_key"):
-        return True
-    files = [Path.home() / file for file in logger.files]
-    if logger.name == "wandb":  # the file holds other machines' logins too
-        return any(file.is_file() and "wandb" in file.read_text(errors="replace") for file in files)
-    return any(file.is_file() for file in files)
 
 
 def _ollama() -> Finding:
