@@ -573,6 +573,21 @@ def test_a_full_disk_here_does_not_end_the_copying(done: RunDir, there: Path, mo
     assert said[-1].startswith(f"mirror: {url(there)}/{done.name}: all of ")
 
 
+def test_a_run_that_is_done_again_is_kept_elsewhere_where_that_is_said(
+    command: Command, done: RunDir, there: Path, tmp_path: Path
+) -> None:
+    command("reproduce", done.name)
+    assert newest().name != done.name
+    assert not newest().mirror.url, "where the first one is kept is no matter of the second"
+    (tmp_path / "file").touch()
+    refused = command("reproduce", done.name, "--mirror", f"{tmp_path / 'file'}/runs")
+    assert refused.returncode == 3
+    assert len(rundir.every(rundir.root())) == 2
+    command("reproduce", done.name, "--mirror", url(there))
+    assert newest().prepared == Path(yaml.safe_load(newest().axolotl_yaml.read_text())["dataset_prepared_path"])
+    assert listed(there / newest().name)["checkpoint"] == "checkpoint-4"
+
+
 def test_removing_a_run_leaves_what_is_kept_elsewhere(invoke: Invoke, done: RunDir, there: Path) -> None:
     assert f"what is kept at {url(there)} stays" in invoke("rm", done.name, "--yes").stdout
     assert listed(there / done.name)["checkpoint"] == "checkpoint-4"

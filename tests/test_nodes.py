@@ -74,6 +74,22 @@ def test_two_machines_train_one_run(here: Path) -> None:
     assert run.ranks == (2,)
 
 
+@pytest.mark.slow
+def test_a_run_is_done_again_on_the_machines_that_are_said(command: Command, here: Path) -> None:
+    assert command("run", "small.yaml", "--until", "train", cwd=here).returncode == 0
+    first, argv = newest(), ["reproduce", "--nodes", "2", "--head", "127.0.0.1"]
+    shown = command(*argv, "--dry-run", cwd=here)
+    assert shown.returncode == 0, shown.stderr
+    assert "it trained on 1 machine, and now on 2 machines" in shown.stderr
+    assert "on node 1: " in shown.stderr
+    with background(argv) as viewer:
+        until(lambda: newest().name != first.name and newest().lock.path.exists())
+        with by_hand(newest()):
+            viewer.wait(DEADLINE_S)
+    assert newest().read_state().stage("train").state == "done"
+    assert newest().ranks == (2,)
+
+
 def test_each_machine_gets_its_exact_command(here: Path) -> None:
     argv = _node().argv("axolotl", {"nodes": 3, "each": 8, "head": "a", "id": "r.1", "yaml": "c.yaml"}, 2, 29500)
     assert " ".join(argv) == (

@@ -226,7 +226,7 @@ def test_a_run_leaves_its_environment_and_is_done_again(command: Command, tmp_pa
     assert "rows.jsonl: changed" in dry.stderr
     assert "machines" not in dry.stderr
     run.write_json(run.orders, {**run.read_json(run.orders), "cluster": {"nodes": 2}})
-    assert "it trained on 2 machines, and now on this one" in command("reproduce", run.name, "--dry-run").stderr
+    assert "it trained on 2 machines, and now on one alone" in command("reproduce", run.name, "--dry-run").stderr
     again = command("reproduce", run.name)
     assert "Traceback" not in again.stderr
     second = rundir.find(rundir.root(), None)

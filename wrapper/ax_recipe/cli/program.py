@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ax_recipe.axolotl import Axolotl
+    from ax_recipe.run.preparing import Prepared
     from ax_recipe.run.rundir import RunDir
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
@@ -246,6 +247,20 @@ def for_dry_run(named: str | None) -> Axolotl | None:
         version = axolotl.assumed().version
         click.echo(f"no axolotl is installed here: shown as for {version}, on PATH; a run needs it", err=True)
     return found
+
+
+def keep(prepared: Prepared, place: str, axolotl: Axolotl) -> None:
+    """Have the run that is about to be made kept at ``place``, too; nowhere else where that is empty.
+
+    :raises MissingError: it cannot be written to.
+    """
+    from ax_recipe.launch import mirroring
+    from ax_recipe.run import mirror
+
+    if place:
+        click.echo(f"looking whether {place} can be written to ...", err=True)
+        mirroring.refuse(place, prepared.run, axolotl.python)
+        prepared.files[prepared.run.mirror.path.name] = mirror.wanted(place)
 
 
 def ready(run: RunDir) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,9 +15,14 @@ from ax_recipe.cli.program import (
     example,
     for_dry_run,
     json_option,
+    keep,
     main,
+    mirror_option,
+    node_options,
     put,
+    ready,
     runs_option,
+    tell_others,
     trust_option,
 )
 from ax_recipe.errors import RecipeError
@@ -98,29 +104,49 @@ def advise(name: str | None, new: str | None, runs: str | None) -> None:
 @click.option("--gpus", metavar="N", help="On other GPUs than then.")
 @click.option("--dry-run", is_flag=True, help="Say what is different now, and start nothing.")
 @trust_option
+@mirror_option
 @axolotl_option
 @runs_option
 @json_option
+@node_options
 def reproduce(
-    name: str | None, gpus: str | None, dry_run: bool, trust: bool, axolotl: str | None, runs: str | None, as_json: bool
+    name: str | None,
+    gpus: str | None,
+    dry_run: bool,
+    trust: bool,
+    mirror: str | None,
+    axolotl: str | None,
+    runs: str | None,
+    as_json: bool,
+    bandwidth: float | None,
+    **nodes: Any,
 ) -> int:
-    """Start a run (the newest) once more from its folder, and say what is different around it."""
+    """Start a run (the newest) once more from its folder, and say what is different around it.
+
+    On this machine, and kept nowhere else, unless --nodes, --hosts or --launcher, and --mirror, say so.
+    """
     from ax_recipe import axolotl as environment
+    from ax_recipe.forecast import cluster
     from ax_recipe.launch import runner
+    from ax_recipe.run import mirror as mirrors
     from ax_recipe.run import rundir
     from ax_recipe.verbs import attend, reproducing
 
-    found = rundir.find(rundir.root(runs), name)
+    found, several, place = rundir.find(rundir.root(runs), name), cluster.asked(**nodes), mirrors.asked(mirror or "")
     its = for_dry_run(axolotl) if dry_run else environment.find(axolotl)
-    prepared, differences = reproducing.prepare(found, gpus, its, rundir.root(runs), trusted=trust)
+    where = reproducing.Where(rundir.root(runs), gpus, several, bandwidth, alone=not place)
+    prepared, differences = reproducing.prepare(found, its, where, trusted=trust)
     click.echo(f"{found.name} once more, as {prepared.run.name}", err=True)
     for line in differences or ["nothing is different"]:
         click.echo(f"  {line}", err=True)
-    if dry_run:
+    if dry_run or its is None:
         if as_json:
             click.echo(json.dumps({"run": found.name, "as": prepared.run.name, "differences": differences}, indent=1))
+        tell_others(prepared.run, prepared.orders)
         return 0
+    keep(prepared, place, its)
     rundir.create(prepared.run, prepared.files)
+    ready(prepared.run)
     runner.launch(prepared.run)
     return attend.attend(prepared.run, as_json=as_json)
 

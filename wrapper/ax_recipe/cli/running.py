@@ -18,6 +18,7 @@ from ax_recipe.cli.program import (
     explain_option,
     for_dry_run,
     json_option,
+    keep,
     main,
     mirror_option,
     node_options,
@@ -105,14 +106,11 @@ def run(
         forecast.refuse(prepared.forecast)
         disk.refuse(preparing.writes(prepared, only))
     checking.ask_before(prepared.plan, found, lambda words: click.echo(words, err=True))
-    from ax_recipe.launch import mirroring, runner
+    from ax_recipe.launch import runner
     from ax_recipe.survive import policy
 
     told = policy.Policy().told(on_oom, on_hang, time_limit)
-    if place:
-        click.echo(f"looking whether {place} can be written to ...", err=True)
-        mirroring.refuse(place, prepared.run, found.python)
-        prepared.files[prepared.run.mirror.path.name] = mirrors.wanted(place)
+    keep(prepared, place, found)
     rundir.create(prepared.run, prepared.files)
     ready(prepared.run)
     runner.launch(prepared.run, (), told, until)
