@@ -15,7 +15,7 @@ from ax_recipe import assets
 from ax_recipe.codes import CODES
 from ax_recipe.errors import Problem
 from ax_recipe.recipe.document import parse
-from ax_recipe.recipe.schema import check, keys
+from ax_recipe.recipe.schema import check, keys, taken
 from ax_recipe.recipe.words import RENAMED
 
 SCHEMA: dict[str, Any] = json.loads((assets.schemas() / "axolotl-0.19.0.json").read_text("utf-8"))["schema"]
@@ -235,6 +235,31 @@ def test_plugins_by_short_name_of_ones_own_and_ours() -> None:
 def test_what_pydantic_takes_is_taken(value: dict[str, Any]) -> None:
     found = [each for each in check({**PLAIN, **value}, SCHEMA) if each.key != "torch_dtype"]
     assert found == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "right"),
+    [
+        ("sample_packing", "no", False),
+        ("bf16", "auto", "auto"),
+        ("bf16", "false", False),
+        ("gradient_checkpointing", "offload", "offload"),
+        ("gradient_checkpointing", "True", True),
+        ("micro_batch_size", "2", 2),
+        ("gradient_accumulation_steps", 4.0, 4),
+        ("val_set_size", "5e-2", 0.05),
+        ("base_model", "1", "1"),
+        ("max_steps", None, None),
+        ("eval_sample_packing", 0, False),
+    ],
+)
+def test_what_is_taken_is_what_it_is_taken_for(key: str, value: object, right: object) -> None:
+    assert check({**PLAIN, key: value}, SCHEMA) == []
+    assert repr(taken({**PLAIN, key: value}, SCHEMA, SCHEMA)[key]) == repr(right)
+
+
+def test_a_right_config_is_taken_as_it_is() -> None:
+    assert taken(PLAIN, SCHEMA, SCHEMA) == PLAIN
 
 
 def test_an_old_prefix_is_a_warning_and_its_value_is_still_checked() -> None:

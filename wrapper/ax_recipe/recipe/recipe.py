@@ -17,8 +17,8 @@ from ax_recipe.errors import Problem, ProblemsError, RecipeError
 from ax_recipe.recipe import document as documents
 from ax_recipe.recipe import scoring, secret
 from ax_recipe.recipe.document import Document, Keys
-from ax_recipe.recipe.schema import check
-from ax_recipe.recipe.values import is_a, taken
+from ax_recipe.recipe.schema import check, taken
+from ax_recipe.recipe.values import read_as
 from ax_recipe.recipe.words import RENAMED
 
 # What Axolotl's keys are called where a recipe says more with them.
@@ -262,7 +262,7 @@ def _impossible(document: Document) -> Iterator[Problem]:
             yield _problem(
                 document, "AX004", ("checks", "prompts", index), f"expects nothing of the answer to {question!r}"
             )
-    if taken(checks.get("at_least", 0), "integer") > len(checks["prompts"]):
+    if read_as(checks.get("at_least", 0), "integer") > len(checks["prompts"]):
         yield _problem(
             document, "AX010", ("checks", "at_least"), f"more than there are prompts ({len(checks['prompts'])})"
         )
@@ -353,20 +353,7 @@ def _fill(node: Mapping[str, Any], value: Any) -> Any:
         if value is None and definition.get("required"):
             return None
         return _ROOMS[room](**_filled(definition, value or {}))
-    return None if value is None else _taken(node, value)
-
-
-def _taken(node: Mapping[str, Any], value: Any) -> Any:
-    """A value that the schema takes, as what it is taken for: YAML 1.1 reads 2e-4 as text, and a person writes "16"."""
-    node = schema()["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
-    if isinstance(value, list) and "items" in node:
-        return [_taken(node["items"], each) for each in value]
-    if isinstance(value, dict) and "properties" in node:
-        return {key: _taken(node["properties"].get(key, {}), each) for key, each in value.items()}
-    if "anyOf" in node:
-        fitting = (each for each in node["anyOf"] if each.get("type") != "string" and is_a(value, each.get("type", "")))
-        return value if isinstance(value, str) else _taken(next(fitting, {}), value)
-    return taken(value, node.get("type"))
+    return taken(value, node, schema())
 
 
 def _room(node: Mapping[str, Any], value: Any) -> str | None:

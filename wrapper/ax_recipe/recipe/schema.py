@@ -13,7 +13,7 @@ from typing import Any
 
 from ax_recipe.errors import Problem, Severity
 from ax_recipe.recipe.document import Document, Keys, dotted
-from ax_recipe.recipe.values import Finding, choice, is_a, limits, wrong
+from ax_recipe.recipe.values import Finding, choice, is_a, limits, read_as, wrong
 from ax_recipe.recipe.words import RENAMED, Json, described, kinds_of, mean, nearest
 
 
@@ -35,6 +35,36 @@ def check(
 def keys(schema: Json) -> list[str]:
     """List the names that the top level of ``schema`` takes, second spellings left out."""
     return sorted(key for key, value in schema["properties"].items() if "x-alias-of" not in value)
+
+
+def taken(value: Any, schema: Json, root: Json) -> Any:
+    """``value``, which ``schema`` (a part of ``root``) accepts, as what it is taken for: `"no"` may be false.
+
+    What an ``x-switch`` decides is left as it is.
+    """
+    schema = _target(schema, root)
+    if isinstance(value, list) and "items" in schema:
+        return [taken(each, schema["items"], root) for each in value]
+    if isinstance(value, Mapping) and "properties" in schema:
+        return {key: taken(each, schema["properties"].get(key, {}), root) for key, each in value.items()}
+    if "anyOf" in schema:
+        branches = [_target(each, root) for each in schema["anyOf"]]
+        if isinstance(value, str) and any(_takes_text(each, value) for each in branches):
+            return value
+        kinds = [each for each in branches if each.get("type") != "string"]
+        return taken(value, next((each for each in kinds if is_a(value, each.get("type", ""))), {}), root)
+    return value if value is None or "enum" in schema else read_as(value, schema.get("type"))
+
+
+def _target(schema: Json, root: Json) -> Json:
+    target: Any = root
+    for part in schema["$ref"].removeprefix("#/").split("/") if "$ref" in schema else ():
+        target = target[part]
+    return target if "$ref" in schema else schema
+
+
+def _takes_text(schema: Json, text: str) -> bool:
+    return text in _values(schema) if {"enum", "const"} & schema.keys() else schema.get("type") == "string"
 
 
 def _problem(document: Document, found: Finding) -> Problem:

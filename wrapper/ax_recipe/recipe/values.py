@@ -49,7 +49,7 @@ def _text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value if isinstance(value, str) else ""
 
 
-def taken(value: Any, kind: str | None) -> Any:
+def read_as(value: Any, kind: str | None) -> Any:
     """``value``, which `is_a` ``kind``, as pydantic's lax mode gives it: the number of `"16"`, the truth of `"no"`."""
     text = _text(value).strip()
     if kind == "boolean":

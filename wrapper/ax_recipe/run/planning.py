@@ -34,8 +34,9 @@ def of_file(
     :raises MissingError: the model's shape is not known here.
     """
     if document := recipes.axolotl_yaml(name, changes):
-        preparing.refuse_problems(schema.check(document, axolotl_schema(axolotl)["schema"]))
-        keys = {**document.value, "sequence_len": sequence_len} if sequence_len else document.value
+        known = axolotl_schema(axolotl)["schema"]
+        preparing.refuse_problems(schema.check(document, known))
+        keys = schema.taken(document.value, known, known) | ({"sequence_len": sequence_len} if sequence_len else {})
         hardware = spread(target(gpus), several, gbit)
         path = Path(name).expanduser()
         return forecast.foretell(path.stem, keys, hardware, path.parent, price=price)
