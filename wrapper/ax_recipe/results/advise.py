@@ -179,7 +179,7 @@ def _card_gib(text: str) -> float | None:
 def _latency(case: _Case) -> Iterator[Advice]:
     if case.story.state.status == "finished" and case.recipe.method != "full":
         words = "Compare the merged model's speed and answers with the adapter's before you ship it"
-        yield Advice(f"{words}: `ax-recipe bench {case.story.run.name}`. The merge should be no slower.", "sure")
+        yield Advice(f"{words}: `ax-recipe bench {case.story.run.word}`. The merge should be no slower.", "sure")
 
 
 def _round(rate: float) -> float:

@@ -69,7 +69,7 @@ def refuse_other_data(run: RunDir) -> None:
     if wrong:
         raise RunFailedError(
             f"the data is not what the training began with: {wrong}",
-            f"put it back as it was, or begin anew with it: ax-recipe reproduce {run.name}",
+            f"put it back as it was, or begin anew with it: ax-recipe reproduce {run.word}",
         )
 
 
@@ -102,7 +102,7 @@ def refuse_other_base(run: RunDir, orders: Orders, stage: str) -> None:
     if wrong:
         raise RunFailedError(
             f"the base model is not the one that was trained on: {wrong}",
-            f"put it back as it was, or train on the new one: ax-recipe reproduce {run.name}",
+            f"put it back as it was, or train on the new one: ax-recipe reproduce {run.word}",
         )
 
 
