@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -83,6 +85,39 @@ def test_what_is_switched_off_needs_no_account(tmp_path: Path) -> None:
     assert "wandb" not in examined(tmp_path, "wandb_project: boats\n  wandb_mode: offline")
     assert "wandb" not in examined(tmp_path, "use_wandb: false")
     assert not {"wandb", "comet"} & {found.name for found in doctor.examine(None, tmp_path)}
+
+
+def test_of_a_recipe_the_disk_that_its_run_takes_is_told(
+    tmp_path: Path, small_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=20 * 2**30))
+    monkeypatch.setenv("OLLAMA_HOST", "elsewhere:11434")  # whose disk is not this one
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    small = {found.name: found for found in doctor.examine(None, tmp_path, str(small_recipe))}
+    assert small["runs"].state == "ok"
+    assert small["runs"].detail.endswith("20 GiB free; a run of this recipe takes 0.1 of it")
+    assert small["cache"].detail.endswith("20 GiB free")
+    assert "disk" not in small
+    large = {found.name: found for found in doctor.examine(None, tmp_path, "pirate")}
+    assert large["runs"].state == "missing"
+    assert "a run of this recipe takes 35.1 of it" in large["runs"].detail
+    for usual in (doctor.examine(None, tmp_path), list(examined(tmp_path, "bf16: true").values())):
+        words = {found.name: found for found in usual}
+        assert words["runs"].state == words["cache"].state == "absent"
+        assert f"an 8B model with all that is made of it takes {doctor.ENOUGH_DISK_GIB}" in words["cache"].detail
+
+
+def test_what_a_run_puts_on_another_disk_is_told_of_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's cache on a file system of its own: one that every Linux has."""
+    other = Path("/proc/no-such-folder")
+    if not other.parent.is_dir():
+        pytest.skip("no second file system here")
+    monkeypatch.setenv("OLLAMA_HOST", "elsewhere:11434")
+    monkeypatch.setenv("HF_HUB_CACHE", str(other))
+    found = {each.name: each for each in doctor.examine(None, tmp_path, "pirate")}
+    assert found["disk"].detail.startswith(f"{other}: ")
+    assert "a run of this recipe takes 15.3 of it" in found["disk"].detail
+    assert "a run of this recipe takes 19.8 of it" in found["runs"].detail
 
 
 def test_a_llama_cpp_is_named_or_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,24 +155,34 @@ def refuse(found: Sequence[Need], ways: str = ELSEWHERE) -> None:
 
     :raises MissingError: with what each thing takes.
     """
-    for needed in _by_file_system(found):
-        free = shutil.disk_usage(_nearest(needed[0].place)).free
-        total = sum(need.size for need in needed) * MARGIN
-        if total > free:
-            words = f"the disk of {needed[0].place} has {free / GIB:.1f} GiB free, and needs {total / GIB:.1f} GiB:"
+    for needed in by_file_system(found):
+        free, takes = shutil.disk_usage(nearest(needed[0].place)).free, total(needed)
+        if takes > free:
+            words = f"the disk of {needed[0].place} has {free / GIB:.1f} GiB free, and needs {takes / GIB:.1f} GiB:"
             raise MissingError(
                 "\n".join((words, *(f"    {need}" for need in needed))),
                 f"make room, {ways}or --force",
             )
 
 
-def _by_file_system(found: Sequence[Need]) -> list[list[Need]]:
+def total(found: Sequence[Need]) -> float:
+    """The bytes of all of them, and a little for what no formula knows."""
+    return sum(need.size for need in found) * MARGIN
+
+
+def by_file_system(found: Sequence[Need]) -> list[list[Need]]:
+    """Those that share a disk, together."""
     groups: dict[int, list[Need]] = {}
     for need in found:
-        groups.setdefault(_nearest(need.place).stat().st_dev, []).append(need)
+        groups.setdefault(file_system(need.place), []).append(need)
     return list(groups.values())
 
 
-def _nearest(place: Path) -> Path:
+def file_system(place: Path) -> int:
+    """The number of the file system that ``place`` is on, or would be."""
+    return nearest(place).stat().st_dev
+
+
+def nearest(place: Path) -> Path:
     """The folder, or the nearest above it that is there already."""
     return next(folder for folder in (place, *place.absolute().parents) if folder.exists())

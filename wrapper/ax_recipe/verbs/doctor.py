@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,8 @@ from typing import Any, Literal
 from ax_recipe import __version__, axolotl
 from ax_recipe.checks.accounts import has_hub_token, has_wandb_key
 from ax_recipe.errors import MissingError
-from ax_recipe.forecast import hardware
+from ax_recipe.forecast import disk, hardware
+from ax_recipe.forecast.disk import GIB, Need
 from ax_recipe.recipe import recipe as recipes
 from ax_recipe.recipe.recipe import Recipe
 from ax_recipe.run import preparing
@@ -37,7 +38,8 @@ def examine(named_axolotl: str | None, runs: Path, recipe: str | None = None) ->
     findings += _axolotl(named_axolotl)
     wanted = recipes.load(recipe) if recipe else None
     findings.append(_gpus(wanted))
-    return [*findings, *_disk(runs), *_accounts(), _ollama(), _llama_cpp(), *(_loggers(wanted) if wanted else ())]
+    findings += _disk(runs, _needs(wanted, runs) if wanted else [])
+    return [*findings, *_accounts(), _ollama(), _llama_cpp(), *(_loggers(wanted) if wanted else ())]
 
 
 def _gpus(recipe: Recipe | None) -> Finding:
@@ -71,16 +73,37 @@ def _axolotl(named: str | None) -> Iterator[Finding]:
         yield Finding(name, "ok" if name in versions else "absent", f"{versions.get(name, 'not installed')}: for {use}")
 
 
-def _disk(runs: Path) -> Iterator[Finding]:
-    for name, folder in (("runs", runs), ("cache", axolotl.cache_folder())):
-        existing = next(path for path in (folder, *folder.parents) if path.exists())
-        free_gib = shutil.disk_usage(existing).free / 2**30
-        writable = os.access(existing, os.W_OK)
-        words = f"{folder}: {free_gib:.0f} GiB free" + ("" if writable else ", not writable")
-        if free_gib < ENOUGH_DISK_GIB:
-            words += f"; an 8B model with all that is made of it takes {ENOUGH_DISK_GIB}"
-        state: Literal["ok", "absent", "missing"] = "missing" if not writable else "ok"
-        yield Finding(name, "absent" if writable and free_gib < ENOUGH_DISK_GIB else state, words)
+def _needs(recipe: Recipe, runs: Path) -> list[Need]:
+    """What a run of the recipe, on what it is made for, would write to this machine's disks; empty if nobody knows."""
+    return preparing.writes(preparing.for_run(recipe, preparing.wanted_hardware(recipe), None, runs))
+
+
+def _disk(runs: Path, needs: Sequence[Need]) -> Iterator[Finding]:
+    """The places that every run writes to, and of a recipe the others; where it is not known what it writes, a guess.
+
+    A run is refused where its disks will not do, so that is ``missing``, too.
+    """
+    places = {"runs": runs, "cache": axolotl.cache_folder()}
+    groups = {disk.file_system(group[0].place): group for group in disk.by_file_system(needs)}
+    for name, folder in places.items():
+        group = groups.pop(disk.file_system(folder), ())
+        yield _room(name, folder, group, ENOUGH_DISK_GIB if not needs else 0)
+    yield from (_room("disk", group[0].place, group, 0) for group in groups.values())
+
+
+def _room(name: str, folder: Path, needs: Sequence[Need], usual_gib: float) -> Finding:
+    existing = disk.nearest(folder)
+    free_gib = shutil.disk_usage(existing).free / GIB
+    writable = os.access(existing, os.W_OK)
+    takes_gib = disk.total(needs) / GIB
+    words = f"{folder}: {free_gib:.0f} GiB free" + ("" if writable else ", not writable")
+    if needs:
+        words += f"; a run of this recipe takes {takes_gib:.1f} of it"
+    elif free_gib < usual_gib:
+        words += f"; an 8B model with all that is made of it takes {usual_gib}"
+    if not writable or takes_gib > free_gib:
+        return Finding(name, "missing", words)
+    return Finding(name, "absent" if free_gib < usual_gib else "ok", words)
 
 
 def _accounts() -> Iterator[Finding]:
