@@ -26,9 +26,10 @@ SIGNED = {
 
 @dataclass(frozen=True)
 class Storage:
-    """What answers at ``address``, and the ``environment`` of somebody who knows it."""
+    """What answers at ``address``, its process, and the ``environment`` of somebody who knows it."""
 
     address: str
+    pid: int
     environment: dict[str, str]
 
     def make(self, bucket: str) -> None:
@@ -77,7 +78,7 @@ def serve(folder: Path, *, anonymous: int | None = None) -> Iterator[Storage]:
         child = subprocess.Popen(argv, stdout=log, stderr=log, env={**os.environ, **limit}, stdin=subprocess.DEVNULL)
         try:
             _wait(address, child)
-            yield Storage(address, told)
+            yield Storage(address, child.pid, told)
         finally:
             child.kill()
             child.wait()

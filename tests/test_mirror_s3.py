@@ -125,6 +125,35 @@ def test_an_object_that_is_cut_there_is_left_there(
 
 
 @pytest.mark.usefixtures("trainer")
+def test_a_fetch_that_is_killed_leaves_nothing_at_work_and_the_next_goes_on(
+    command: Command, small_recipe: Path, s3: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bucket does not answer when it is killed, so that what brings the files would wait for ever."""
+    assert command("run", str(small_recipe), "--until", "train", "--mirror", URL).returncode == 0
+    place, server = f"{URL}/{newest().name}", psutil.Process(s3.pid)
+    run = RunDir(tmp_path / "second" / newest().name)
+    monkeypatch.setenv("AX_RECIPE_RUNS", str(run.path.parent))
+    with background(["fetch", place]) as first:
+        until(lambda: run.holder() == first.pid)
+        server.suspend()
+        until(lambda: any(waiting(child) for child in psutil.Process(first.pid).children()), 60)
+        (child,) = psutil.Process(first.pid).children()
+    try:
+        assert not psutil.wait_procs([child], DEADLINE_S)[1]
+    finally:
+        server.resume()
+    told = command("fetch", place)
+    assert told.returncode == 0, told.stderr
+    assert "not as it was" not in told.stdout
+    assert checkpoints.newest(run.output)
+
+
+def waiting(process: psutil.Process) -> bool:
+    """Whether it has asked somebody over the network."""
+    return any(each.status == psutil.CONN_ESTABLISHED for each in process.net_connections())
+
+
+@pytest.mark.usefixtures("trainer")
 @pytest.mark.parametrize(
     ("away", "words"),
     [
