@@ -15,6 +15,7 @@ from ax_recipe.explain.numbers import Training
 from ax_recipe.explain.topics import TOPICS
 from ax_recipe.forecast import architecture, forecast
 from ax_recipe.forecast.hardware import CPU, USUAL_KIND, Hardware, over, parse
+from ax_recipe.observe.alerts import as_band
 from ax_recipe.recipe import recipe as recipes
 from ax_recipe.recipe.recipe import Scratch
 from ax_recipe.results import story
@@ -73,11 +74,10 @@ def _foretold(name: str, axolotl: Axolotl | None) -> Training:
     if recipes.axolotl_yaml(name):
         return Training(found, int(found.keys.get("sequence_len") or 512), None, None, None, None)
     recipe = recipes.load(name)
-    ship, band = recipe.ship, recipe.targets.loss
+    ship, target = recipe.ship, as_band(recipe.targets.loss)
     made = None
     if isinstance(recipe.base, Scratch):
         made = {"rows": [str(row["path"]) for row in recipe.base.data], "epochs": recipe.base.train.num_epochs}
-    target = (float(band[0]), float(band[1])) if band else None
     return Training(found, ship.num_ctx or recipe.train.sequence_len, ship.quantize, target, made, None)
 
 

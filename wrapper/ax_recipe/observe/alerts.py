@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +15,11 @@ Band = tuple[float, float]
 Asked = Literal["log", "look", "evaluation", "sample", "judge", "words"]
 """When a rule is asked: at every training log, at some of them, at every evaluation, at every sample of the machine
 (GPUs, disk), whenever somebody wants a verdict, or when a warning or a crash has its words."""
+
+
+def as_band(told: Sequence[float] | None) -> Band | None:
+    """A recipe's ``targets.loss`` as a band; None where it names none."""
+    return (float(told[0]), float(told[1])) if told else None
 
 
 @dataclass(frozen=True, slots=True)

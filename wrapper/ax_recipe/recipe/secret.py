@@ -41,6 +41,11 @@ def find(document: Document) -> list[Problem]:
     return found
 
 
+def is_named(key: str) -> bool:
+    """Whether what is called so is a secret by its name."""
+    return _NAMES.search(key) is not None
+
+
 def has_form(text: str) -> bool:
     """Whether a token, or an address with a password in it, is in ``text``, as far as their form tells."""
     return bool(_FORMS.search(text) or _USERINFO.search(text))
@@ -53,7 +58,7 @@ def from_environment() -> Mapping[str, str]:
 
 def _why(path: Keys, value: str, held: list[str]) -> str | None:
     name = next((part for part in reversed(path) if isinstance(part, str)), "")
-    if value.strip() and _NAMES.search(name):
+    if value.strip() and is_named(name):
         return "a secret"
     if _FORMS.search(value):
         return "a token"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ax_recipe.observe import feed, rules
-from ax_recipe.observe.alerts import Band, Judgement
+from ax_recipe.observe.alerts import Band, Judgement, as_band
 from ax_recipe.observe.state import State
 from ax_recipe.run import runs
 from ax_recipe.run.rundir import RunDir, RunState
@@ -38,8 +38,7 @@ def read(run: RunDir) -> Story:
     """
     orders = run.read_json(run.orders)
     config = run.read_yaml(run.axolotl_yaml)
-    band = orders["targets"]["loss"]
-    target = (float(band[0]), float(band[1])) if band else None
+    target = as_band(orders["targets"]["loss"])
     state = feed.trained(run)
     found = rules.judge(state, target)
     answers = tuple(each for each in _if_any(run, run.answers) or () if "tuned_matches" in each)

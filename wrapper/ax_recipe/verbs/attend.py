@@ -14,7 +14,7 @@ from rich.console import Console
 from ax_recipe.errors import MissingError
 from ax_recipe.launch import training
 from ax_recipe.observe import events
-from ax_recipe.observe.alerts import Band
+from ax_recipe.observe.alerts import Band, as_band
 from ax_recipe.observe.feed import Feed
 from ax_recipe.run import runs
 from ax_recipe.run.rundir import TITLES, RunDir, RunState
@@ -57,9 +57,8 @@ def attend(run: RunDir, *, as_json: bool = False, owns: bool = True) -> int:
     if reason == "stop":
         _see_off(run, feed, console)
     if reason == "detached":
-        console.print(
-            f"The run goes on. ax-recipe watch {run.word} comes back to it, ax-recipe status shows where it is."
-        )
+        words = f"The run goes on. ax-recipe watch {run.word} comes back to it, ax-recipe status shows where it is."
+        console.print(words, markup=False, highlight=False, soft_wrap=True)
         return 0
     state = proof.standing(run)
     if not as_json:
@@ -98,8 +97,7 @@ def stopping(run: RunDir) -> str:
 
 def target_of(run: RunDir) -> Band | None:
     """The band in which the recipe wants the training loss to end."""
-    band = run.read_json(run.orders)["targets"]["loss"]
-    return (float(band[0]), float(band[1])) if band else None
+    return as_band(run.read_json(run.orders)["targets"]["loss"])
 
 
 def _by_lines(feed: Feed, console: Console, target: Band | None, *, quiet: bool) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ax_recipe import assets
 from ax_recipe.observe.alerts import SEVERITIES, Band
+from ax_recipe.recipe import secret
 from ax_recipe.results import evaluation
 from ax_recipe.results.evaluation import Bar
 from ax_recipe.results.story import Story, best_evaluation
@@ -23,7 +23,6 @@ from ax_recipe.view import figures
 from ax_recipe.view.curve import Point, bounds, finite, smooth, span, thin, ticks
 
 WIDTH, HEIGHT = 1000, 300  # of a drawing, in units of its own: the page stretches it
-_SECRET = re.compile(r"(?i)api_?key|secret|password|passwd|hf_token|access_token|auth_token|hub_token|credential")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +177,8 @@ def without_secrets(value: Any) -> Any:
     """The same value with ``...`` for whatever its key calls a secret."""
     if isinstance(value, Mapping):
         return {
-            key: "..." if _SECRET.search(str(key)) and inner else without_secrets(inner) for key, inner in value.items()
+            key: "..." if secret.is_named(str(key)) and inner else without_secrets(inner)
+            for key, inner in value.items()
         }
     return [without_secrets(inner) for inner in value] if isinstance(value, list | tuple) else value
 
@@ -200,6 +200,6 @@ def _reproduce(story: Story, command: str) -> list[str]:
     changes = [part for change in story.orders.get("changes", ()) for part in ("--set", str(change))]
     gpus = ["--gpus", str(story.orders["gpus"])]
     return [
-        f"{command} reproduce {shlex.quote(story.run.name)}",
+        f"{command} reproduce {story.run.word}",
         shlex.join([command, "run", "recipe.yaml", *gpus, *changes]),
     ]
