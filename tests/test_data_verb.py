@@ -354,7 +354,7 @@ def test_the_picture_shows_three_rows_and_what_is_trained_of_them(place: Path) -
     text = console.export_text()
     assert text.count("«Arr, honey, matey!»") == 3
     assert "rows        40" in text
-    assert "characters / 4" in text
+    assert "bytes / 4" in text
 
 
 def sources(folder: Path, values: list[dict[str, Any]]) -> Iterator[Path]:

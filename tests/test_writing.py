@@ -22,7 +22,7 @@ from ax_recipe.cli import recipes as verbs
 from ax_recipe.data import glance, turns
 from ax_recipe.errors import RecipeError
 from ax_recipe.explain import families
-from ax_recipe.forecast import hardware
+from ax_recipe.forecast import by_bytes, hardware
 from ax_recipe.plan import plan
 from ax_recipe.recipe import recipe
 from ax_recipe.run import preparing
@@ -220,7 +220,7 @@ def test_length_epochs_and_batch_follow_the_rows() -> None:
     assert "sample_packing" not in many
     assert few["global_batch_size"] < many["global_batch_size"]
     assert few["sequence_len"] == many["sequence_len"] == 1024
-    tokens = glance._tokens(CHAT)
+    tokens = by_bytes.tokens(CHAT)
     assert 30_000 * tokens / many["sequence_len"] / many["global_batch_size"] >= 50
 
 
@@ -240,6 +240,25 @@ def test_what_fits_nowhere_is_said() -> None:
     file = data("rows.jsonl", [CHAT] * 50)
     written = writing.write(Answers("mine", "NousResearch/Meta-Llama-3.1-70B", file, None, "1xRTX4090-24GB", True))
     assert "even qlora will not fit 1xRTX4090-24GB" in written.notes[0]
+
+
+def test_rows_of_chinese_get_the_length_that_they_need() -> None:
+    said = "您的订单明天发货" * 150  # 1,200 signs, and about as many tokens
+    turns = [{"role": "user", "content": "什么时候发货"}, {"role": "assistant", "content": said}]
+    assert value(made(BASES[0], {"messages": turns}, gpus="1xRTX4090-24GB"))["train"]["sequence_len"] == 2048
+
+
+def test_turns_written_as_json_are_turns() -> None:
+    turns = [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}]
+    path = made(BASES[0], {"conversations": json.dumps(turns)})
+    assert value(path)["data"][0]["message_property_mappings"] == {"role": "from", "content": "value"}
+    assert not checking.quick(str(path), None, None).problems
+
+
+@pytest.mark.parametrize("turns", ["x", "[1]", [], None])
+def test_a_column_of_turns_that_holds_none_is_told(turns: object) -> None:
+    with pytest.raises(RecipeError, match="`conversations` holds no turns"):
+        made(BASES[0], {"conversations": turns})
 
 
 def test_preferences_go_by_what_the_model_can() -> None:

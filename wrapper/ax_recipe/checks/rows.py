@@ -14,6 +14,7 @@ from ax_recipe.data import formats, glance, turns
 from ax_recipe.data.rows import Row, Source, fault, locate, read
 from ax_recipe.data.turns import EMPTY, UNTRAINED, TurnsError
 from ax_recipe.errors import Problem, RecipeError
+from ax_recipe.forecast import by_bytes
 from ax_recipe.recipe.document import Keys
 
 # What can be read in a quarter of a second, of all files together: the whole of them. Of more the first rows must do;
@@ -23,7 +24,6 @@ SAMPLE = 200  # rows of a larger file
 LISTED = 20  # rows of a dataset that are named for each kind of flaw
 _UNPACKED = 8  # times the size of a .gz
 _COUNTED_BYTES = 20 << 20  # files up to this size are counted whole
-_CHARACTERS = 4.0  # of English text, for each token
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +298,7 @@ def _roles(
 
 
 def _lengths(subject: Subject, found: Looked, rows: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
-    """AX020, by characters: only what is wrong under any tokenizer is an error."""
+    """AX020, by what is written: only what is wrong under any tokenizer is an error."""
     longest = subject.number("sequence_len")
     if not longest or found.dataset.get("type") in ("completion", "pretrain") or subject.keys.get("rl"):
         return
@@ -307,7 +307,7 @@ def _lengths(subject: Subject, found: Looked, rows: Sequence[Mapping[str, Any]])
     if min(lengths) / 10 > longest:
         message = f"every row is longer: the shortest has {min(lengths)} characters, and too long rows are dropped"
         yield subject.problem("AX020", "sequence_len", message, "A larger sequence_len.")
-    elif (long := sum(length / _CHARACTERS > longest for length in lengths)) * 10 > len(lengths):
+    elif (long := sum(by_bytes.tokens(row) > longest for row in rows)) * 10 > len(lengths):
         message = f"about {long / len(lengths):.0%} of the rows are longer, and are dropped"
         yield subject.problem("AX020", "sequence_len", message, "`ax-recipe data` counts them exactly.", "warning")
 
@@ -356,7 +356,7 @@ def _held_out_tokens(looked: Sequence[Looked], size: float | None, total: int | 
 
 
 def _mean(found: Looked) -> float:
-    lengths = [_characters(row) / _CHARACTERS for row in found.values]
+    lengths = [by_bytes.tokens(row) for row in found.values]
     return sum(lengths) / len(lengths) if lengths else 0.0
 
 

@@ -17,13 +17,14 @@ from ax_recipe.checks.model import template_text
 from ax_recipe.checks.subject import Subject
 from ax_recipe.data import formats, turns
 from ax_recipe.data import rows as files
-from ax_recipe.data.counting import ByCharacters, ByTokenizer, Counter
+from ax_recipe.data.counting import ByBytes, ByTokenizer, Counter
 from ax_recipe.data.measure import How, Measured, measure, packing, quantile
 from ax_recipe.data.rows import KINDS, Row, Source
 from ax_recipe.data.samples import reader
 from ax_recipe.data.seen import Seen
 from ax_recipe.data.turns import Template
 from ax_recipe.errors import MissingError, Problem, RecipeError
+from ax_recipe.forecast import by_bytes
 from ax_recipe.forecast.hardware import CPU
 from ax_recipe.process import Partner
 from ax_recipe.recipe import recipe as recipes
@@ -178,12 +179,12 @@ def _counter(subject: Subject, notes: list[str], stack: ExitStack) -> Counter:
     folder = subject.tokenizer()
     if folder is None:
         base = subject.text("base_model")
-        notes.append(f"tokens are characters / 4: the tokenizer of {base or 'a base'} is not on this machine")
+        notes.append(f"tokens are {by_bytes.RULE}: the tokenizer of {base or 'a base'} is not on this machine")
     elif subject.axolotl is None:
-        notes.append("tokens are characters / 4: no axolotl is installed here, whose tokenizers count them")
+        notes.append(f"tokens are {by_bytes.RULE}: no axolotl is installed here, whose tokenizers count them")
     else:
         return stack.enter_context(ByTokenizer(subject.axolotl, str(folder / "tokenizer.json")))
-    return ByCharacters()
+    return ByBytes()
 
 
 def _how(subject: Subject, dataset: Mapping[str, Any], counter: Counter, seen: Mapping[str, Seen], room: str) -> How:

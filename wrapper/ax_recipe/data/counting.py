@@ -1,4 +1,4 @@
-"""How many tokens samples have, and how many of them are trained: by the tokenizer itself, else by characters."""
+"""How many tokens samples have, and how many of them are trained: by the tokenizer itself, else by bytes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Protocol
 from ax_recipe import assets
 from ax_recipe.axolotl import Axolotl
 from ax_recipe.data.samples import Sample, Segment
+from ax_recipe.forecast import by_bytes
 from ax_recipe.process import Partner
 
 Counted = tuple[int, int]
-
-CHARACTERS = 4.0  # of English text, for each token of today's vocabularies
 
 
 class Counter(Protocol):
@@ -25,8 +24,8 @@ class Counter(Protocol):
         """Tokens and trained tokens of each sample."""
 
 
-class ByCharacters:
-    """Four characters are a token: what can be said without a tokenizer."""
+class ByBytes:
+    """What can be said without a tokenizer."""
 
     exact = False
 
@@ -36,14 +35,14 @@ class ByCharacters:
 
 
 def _about(segments: Sequence[Segment]) -> Counted:
-    trained = sum(stop - start for segment in segments for start, stop in segment.trained)
-    total = sum(len(segment.text) for segment in segments)
+    trained = sum(by_bytes.size(segment.text[start:stop]) for segment in segments for start, stop in segment.trained)
+    total = sum(by_bytes.size(segment.text) for segment in segments)
     return _tokens(total), _tokens(trained)
 
 
-def _tokens(characters: int) -> int:
+def _tokens(size: int) -> int:
     """An answer of one letter is one token, not none."""
-    return max(round(characters / CHARACTERS), min(characters, 1))
+    return max(round(size / by_bytes.TOKEN), min(size, 1))
 
 
 class ByTokenizer:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +82,7 @@ class Form:
 
 def recognise(row: Mapping[str, Any]) -> Form:
     """The form of a row by its columns: chat, alpaca, completion, preference, or tokens; else the nearest."""
-    chat = next((key for key, value in row.items() if is_chat(value)), None)
+    chat = next((key for key, value in row.items() if is_chat(listed(value) if key in CHATS else value)), None)
     columns = set(row)
     if {"completion", "label"} <= columns:
         return Form(RATED)
@@ -96,6 +98,14 @@ def recognise(row: Mapping[str, Any]) -> Form:
     if len(lacks) == len(dict(_FORMS)[name]):
         return Form(COMPLETION, ("text",))
     return Form(name, tuple(group[0] for group in lacks))
+
+
+def listed(value: Any) -> Any:
+    """Turns that are written down as JSON, which Axolotl's chat_template reads, too; anything else as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return value
 
 
 def is_chat(value: Any) -> bool:

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ax_recipe.data import formats
-from ax_recipe.data.counting import CHARACTERS
 from ax_recipe.data.formats import ALPACA, CHAT, COMPLETION, PREFERENCE
 from ax_recipe.data.rows import fault, locate, read
 from ax_recipe.data.turns import ROLES
 from ax_recipe.errors import RecipeError
+from ax_recipe.forecast import by_bytes
 
 SAMPLE = 2000
-_TURN_TOKENS = 6  # a chat template's marks around a turn
 _WRITTEN = "### Instruction:\n{instruction}\n\n### Response:\n"
 _WRITTEN_WITH_INPUT = "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
 _ASIDE = frozenset(["system", "tool", "developer", "ipython"])  # neither asks nor answers
@@ -27,7 +26,7 @@ _HELD_OUT = ("held-out", "held_out", "test", "validation", "valid", "val", "eval
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """What was seen: ``lengths`` are of the first rows, in tokens by their characters, the shortest first."""
+    """What was seen: ``lengths`` are of the first rows, in tokens by their bytes, the shortest first."""
 
     form: str
     first: tuple[Mapping[str, Any], ...]
@@ -62,8 +61,12 @@ def at(path: Path) -> Glance | None:
         columns = ", ".join(found[0])
         lacks = f", and a {form.name} row would have {' and '.join(form.missing)}" if form.missing else ""
         raise RecipeError(f"{path}: its columns are {columns}{lacks}", "rows of chats have a column `messages`")
+    field = form.field or next((name for name in formats.CHATS if name in found[0]), "messages")
+    if form.name == CHAT and not any(_turns(row, field) for row in found):
+        words = "turns are a list: [{role: user, content: ...}, {role: assistant, content: ...}]"
+        raise RecipeError(f"{path}: `{field}` holds no turns", words)
     rows = len(found) if len(found) < SAMPLE else sum(1 for _ in read(source))
-    return Glance(form.name, tuple(found), rows, tuple(sorted(_tokens(row) for row in found)))
+    return Glance(form.name, tuple(found), rows, tuple(sorted(round(by_bytes.tokens(row)) for row in found)))
 
 
 def held_out(path: Path) -> Path | None:
@@ -72,19 +75,6 @@ def held_out(path: Path) -> Path | None:
         return None
     names = [f"{prefix}{word}{path.suffix}" for word in _HELD_OUT for prefix in ("", f"{path.stem}-", f"{path.stem}_")]
     return next((found for name in names if (found := path.with_name(name)).is_file() and found != path), None)
-
-
-def _tokens(value: Any) -> int:
-    return round(_weight(value))
-
-
-def _weight(value: Any) -> float:
-    if isinstance(value, str):
-        return len(value) / CHARACTERS
-    if isinstance(value, Mapping):
-        turn = _TURN_TOKENS if {"role", "from"} & set(value) else 0
-        return turn + sum(_weight(inner) for key, inner in value.items() if key not in {"role", "from"})
-    return sum(map(_weight, value)) if isinstance(value, list) else 0.0
 
 
 def chat_keys(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -117,7 +107,7 @@ def guesses(keys: Mapping[str, Any]) -> str:
 
 
 def _turns(row: Mapping[str, Any], field: str) -> list[Mapping[str, Any]]:
-    found = row.get(field)
+    found = formats.listed(row.get(field))
     return [turn for turn in found if isinstance(turn, Mapping)] if isinstance(found, list) else []
 
 

@@ -9,7 +9,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from ax_recipe.forecast import network
+from ax_recipe.forecast import by_bytes, network
 from ax_recipe.forecast.architecture import Shape
 from ax_recipe.forecast.hardware import Hardware
 from ax_recipe.forecast.kept import kept_for_backward
@@ -55,15 +55,13 @@ _LAUNCH_S = 0.009  # what Python takes to start one layer's kernels, forward, ag
 
 ASSUMED_ROWS, ASSUMED_TOKENS = 10_000, 500
 ERROR = 0.35
-_CHARACTERS = 4.0  # of English text, for each token of today's vocabularies
-_TURN_TOKENS = 6  # a chat template's marks around a turn
 _SAMPLE = 2_000
 _MAX_BYTES = 2 * 10**9
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """The training rows: how many, their mean and greatest length in tokens (by their characters), and whence.
+    """The training rows: how many, their mean and greatest length in tokens (by their bytes), and whence.
 
     ``usual`` is how long the row of a usual token is: of one short and one long row most tokens are in the long one.
     """
@@ -124,26 +122,17 @@ def _lengths(path: Path) -> Iterable[float]:
     with path.open("rb") as file:
         if file.read(64).lstrip().startswith(b"["):
             file.seek(0)
-            yield from (_tokens(row) for row in json.load(file))
+            yield from (by_bytes.tokens(row) for row in json.load(file))
             return
         file.seek(0)
         seen, taken = 0.0, 0.0
         for index, line in enumerate(line for line in file if line.strip()):
             if index < _SAMPLE:
-                tokens = _tokens(json.loads(line))
-                seen, taken = seen + tokens, taken + len(line)
-                yield tokens
+                length = by_bytes.tokens(json.loads(line))
+                seen, taken = seen + length, taken + len(line)
+                yield length
             else:
                 yield len(line) * seen / taken
-
-
-def _tokens(value: Any) -> float:
-    if isinstance(value, str):
-        return len(value) / _CHARACTERS
-    if isinstance(value, Mapping):
-        turn = _TURN_TOKENS if {"role", "from"} & set(value) else 0
-        return turn + sum(_tokens(inner) for key, inner in value.items() if key not in {"role", "from"})
-    return sum(_tokens(inner) for inner in value) if isinstance(value, list) else 0.0
 
 
 def estimate(
@@ -167,7 +156,7 @@ def estimate(
         data = Data(ASSUMED_ROWS, ASSUMED_TOKENS, ASSUMED_TOKENS, longest, "assumed")
         assumed.append(f"{ASSUMED_ROWS:,} rows of {ASSUMED_TOKENS} tokens, for the data cannot be counted here")
     else:
-        assumed.append(f"{data.rows:,} rows of {data.mean:.0f} tokens, by the characters of {data.source}")
+        assumed.append(f"{data.rows:,} rows of {data.mean:.0f} tokens, by the bytes of {data.source}")
     steps = _steps(settings, keys, data)
     tokens, slots = _micro_batch(settings, keys, data)
     tokens_per_step = round(tokens * settings.accumulation * settings.gpus)

@@ -13,7 +13,7 @@ from ax_recipe.data.glance import Glance
 from ax_recipe.errors import MissingError, RecipeError
 from ax_recipe.explain import families
 from ax_recipe.explain.families import Family
-from ax_recipe.forecast import architecture
+from ax_recipe.forecast import architecture, by_bytes
 from ax_recipe.forecast.architecture import Shape
 from ax_recipe.forecast.hardware import Hardware
 from ax_recipe.recipe import recipe as recipes
@@ -138,7 +138,7 @@ def data_keys(wish: Wish, template: str) -> tuple[Mapping[str, Any], str]:
         return {"type": kinds.get(wish.goal, "completion")}, "not looked at here: its type is a guess"
     seen, first = wish.seen, wish.seen.first
     middle = seen.longest(0.5)
-    why = f"{seen.rows:,} rows, {middle:,} tokens in the middle, {seen.lengths[-1]:,} at most (characters / 4)"
+    why = f"{seen.rows:,} rows, {middle:,} tokens in the middle, {seen.lengths[-1]:,} at most ({by_bytes.RULE})"
     if wish.goal == "chat":
         return glance.chat_keys(first), why
     if wish.goal == "instruct":
@@ -197,7 +197,7 @@ def length(wish: Wish) -> tuple[int, str]:
         return min(2048, most), "a usual length: the data is not here to be measured"
     if wish.goal in {"completion", "pretrain"} and wish.seen.lengths[-1] > 2048:
         return min(4096, most), "long texts are cut into pieces of this length"
-    # Characters tell tokens within a quarter or so; what is longer than sequence_len is dropped.
+    # Bytes tell tokens within a quarter or so, of English; what is longer than sequence_len is dropped.
     needed = 1.25 * wish.seen.longest(0.99)
     least = _LENGTHS[2] if wish.hardware.kind else _LENGTHS[0]  # shorter sequences leave a GPU idle
     wanted = next((length for length in _LENGTHS if length >= max(needed, least)), _LENGTHS[-1])
