@@ -87,6 +87,7 @@ def test_out_of_memory_halves_the_rows_of_a_pass_first(tmp_path: Path) -> None:
     assert changes(found[:1]) == {"train.micro_batch_size": 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", faults.FAULTS, ids=lambda fault: fault.what)
 def test_there_are_never_more_than_three_and_all_can_be_written(fault: faults.Fault, tmp_path: Path) -> None:
     run = stories.made(stories.written(tmp_path), [e for e in fault.make() if not isinstance(e, Config)])

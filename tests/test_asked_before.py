@@ -49,6 +49,7 @@ def test_each_config_is_asked_about_once(command: Command, fake_axolotl: Path, s
     assert len(asked.read_text(encoding="utf-8")) == 2
 
 
+@pytest.mark.slow
 def test_a_bundled_recipe_as_it_came_is_not_asked_about(command: Command, fake_axolotl: Path) -> None:
     asked = answering(fake_axolotl, REFUSAL)
     done = command("run", "pirate-tiny", "--until", "train")

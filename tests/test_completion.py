@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from ax_recipe.cli import main
 from ax_recipe.codes import CODES
 from ax_recipe.explain.topics import TOPICS
 from ax_recipe.recipe import recipe
@@ -37,16 +39,14 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def offered(words: str) -> list[str]:
-    """What the program itself answers when bash asks, the word to complete being the last."""
-    asked = words.split(" ")
+    """What the command answers when bash asks, the word to complete being the last."""
     environment = {
-        **os.environ,
         "_AX_RECIPE_COMPLETE": "bash_complete",
         "COMP_WORDS": f"ax-recipe {words}",
-        "COMP_CWORD": str(len(asked)),
+        "COMP_CWORD": str(len(words.split(" "))),
     }
-    answer = subprocess.run(["ax-recipe"], capture_output=True, text=True, env=environment, check=True).stdout
-    return [line.partition(",")[2] for line in answer.splitlines()]
+    answer = CliRunner().invoke(main, env=environment, prog_name="ax-recipe", catch_exceptions=False)
+    return [line.partition(",")[2] for line in answer.stdout.splitlines()]
 
 
 def test_recipes_runs_stages_topics_codes_and_verbs(shell: Path) -> None:

@@ -173,7 +173,7 @@ def test_ctrl_c_stops_whatever_is_shown(terminal: Terminal, keys: str) -> None:
     terminal.assert_restored()
 
 
-@pytest.fixture(params=["dashboard", "plain lines"])
+@pytest.fixture(params=["dashboard", pytest.param("plain lines", marks=pytest.mark.slow)])
 def attended(request: pytest.FixtureRequest, fake_axolotl: Path, small_recipe: Path) -> Iterator[Terminal]:
     """A run that trains on a terminal and has a checkpoint, in each view."""
     assert fake_axolotl

@@ -14,6 +14,7 @@ from ax_recipe.errors import MissingError
 from ax_recipe.forecast import architecture, disk, settings
 from ax_recipe.forecast.disk import Need
 from ax_recipe.forecast.hardware import parse
+from conftest import Invoke
 
 LLAMA = "NousResearch/Meta-Llama-3.1-8B"
 KEYS: dict[str, Any] = {
@@ -127,16 +128,13 @@ def test_a_full_disk_is_refused_with_the_breakdown(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("fake_axolotl")
-def test_the_command_refuses_before_anything_starts(
-    command: Callable[..., subprocess.CompletedProcess[str]], small_recipe: Path
-) -> None:
+def test_the_command_refuses_before_anything_starts(invoke: Invoke, small_recipe: Path) -> None:
     (small_recipe.parent / "base" / "config.json").write_text(VAST, encoding="utf-8")
-    done = command("run", str(small_recipe), "--until", "train")
-    assert done.returncode == 3
+    done = invoke("run", str(small_recipe), "--until", "train")
+    assert done.exit_code == 3
     assert "GiB free, and needs" in done.stderr
     assert "the adapter" in done.stderr
     assert not (small_recipe.parent / "runs").exists()
-    assert command("run", str(small_recipe), "--until", "train", "--force").returncode == 0
 
 
 def test_what_is_there_already_is_not_to_be_written(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def test_the_adapter_is_scored_against_its_base_and_passes(command: Command, tra
     assert "Against its base" in run.report.read_text()
 
 
+@pytest.mark.slow
 def test_a_missed_bar_fails_the_gate_and_nothing_else(command: Command, trained: Callable[..., RunDir]) -> None:
     trained("targets: {eval_loss: 1.2}\n")
     assert command("evaluate").returncode == 0
@@ -78,6 +79,7 @@ def test_a_run_without_its_model_says_what_is_missing(
     assert "pip install lm-eval" in missing.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
 def test_an_adapter_that_is_gone_is_told_before_anything_starts(
     command: Command, invoke: Invoke, trained: Callable[..., RunDir], name: str

@@ -138,6 +138,7 @@ def test_a_gpu_here_has_the_name_that_a_plan_gives_it(driver: str, memory: float
     assert name not in KINDS or parse(f"1x{name}").kind is not None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fake_axolotl")
 def test_a_run_writes_down_what_was_foretold_and_what_it_measured(
     command: Callable[..., subprocess.CompletedProcess[str]], small_recipe: Path

@@ -14,6 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+import stories
 from ax_recipe.errors import ProblemsError, RecipeError
 from ax_recipe.forecast import hardware
 from ax_recipe.plan import plan as plans
@@ -272,9 +273,8 @@ def test_no_secret_of_the_environment_is_in_any_file_of_a_run(
 
 
 @pytest.mark.usefixtures("fake_axolotl")
-def test_a_run_is_for_its_owner_alone(command: Command, small_recipe: Path) -> None:
-    assert command("run", str(small_recipe), "--until", "train").returncode == 0
-    assert rundir.find(rundir.root(), None).path.stat().st_mode & 0o777 == 0o700
+def test_a_run_is_for_its_owner_alone(tmp_path: Path) -> None:
+    assert stories.made(stories.written(tmp_path)).path.stat().st_mode & 0o777 == 0o700
     assert rundir.root().stat().st_mode & 0o077 == 0o777 & ~_umask() & 0o077  # the folder of all runs is as umask says
 
 

@@ -44,7 +44,7 @@ def trained(command: Command, recipe: Path, mode: str) -> subprocess.CompletedPr
     return command("run", str(recipe), "--until", "evaluate", FAKE_AXOLOTL=mode)
 
 
-def test_a_run_goes_through_its_stages(command: Command, small_recipe: Path) -> None:
+def test_a_run_goes_through_its_stages_and_keeps_all_that_was_decided(command: Command, small_recipe: Path) -> None:
     done = trained(command, small_recipe, "ok")
     assert done.returncode == 0, done.stderr
     assert {name: state for name, state in states(newest()).items() if state != "waiting"} == {
@@ -55,10 +55,6 @@ def test_a_run_goes_through_its_stages(command: Command, small_recipe: Path) -> 
     }
     assert "4 steps, loss 1.000" in done.stderr
     assert "held-out loss 1.500" in done.stderr
-
-
-def test_the_folder_holds_all_that_was_decided(command: Command, small_recipe: Path) -> None:
-    trained(command, small_recipe, "ok")
     run = newest()
     assert run.recipe.read_text() == small_recipe.read_text()
     assert "ax_recipe_events.EventsPlugin" in run.axolotl_yaml.read_text()
@@ -70,10 +66,10 @@ def test_the_folder_holds_all_that_was_decided(command: Command, small_recipe: P
     ("mode", "words"),
     [
         ("diverge", "training diverged: loss nan"),
-        ("masked", "nothing was learnt"),
         ("short", "ended after step 3 of 4, though with exit code 0"),
-        ("fail", "ended with exit code 1"),
-        ("no-plugin", "did not load our plugin"),
+        pytest.param("masked", "nothing was learnt", marks=pytest.mark.slow),
+        pytest.param("fail", "ended with exit code 1", marks=pytest.mark.slow),
+        pytest.param("no-plugin", "did not load our plugin", marks=pytest.mark.slow),
     ],
 )
 def test_exit_code_0_is_no_proof(command: Command, small_recipe: Path, mode: str, words: str) -> None:
@@ -134,6 +130,7 @@ def test_two_runners_do_not_share_a_run(command: Command, small_recipe: Path) ->
         until(lambda: newest().holder() is None)
 
 
+@pytest.mark.slow
 def test_json_tells_each_event_on_a_line(command: Command, small_recipe: Path) -> None:
     done = command("run", str(small_recipe), "--until", "train", "--json", FAKE_AXOLOTL="ok")
     events = [json.loads(line) for line in done.stdout.splitlines()]

@@ -168,7 +168,7 @@ def test_a_run_that_failed_has_a_report_too(invoke: Invoke, tmp_path: Path) -> N
 def test_a_damaged_run_is_told_of_by_the_file_that_is_wrong(
     invoke: Invoke, tmp_path: Path, name: str, text: str | None
 ) -> None:
-    run = stories.made(stories.written(tmp_path))
+    run = stories.made(stories.written(tmp_path), faults.only(faults.long(), 40))
     (run.path / name).unlink(missing_ok=True)
     if text is not None:
         (run.path / name).write_text(text)
@@ -183,7 +183,7 @@ def test_a_damaged_run_is_told_of_by_the_file_that_is_wrong(
     "text", ["", "{}", "[1]", '{"set": "held_out", "rows": [[3', '{"foretold": {}, "measured": {}}']
 )
 def test_figures_that_were_cut_off_are_none(invoke: Invoke, tmp_path: Path, text: str) -> None:
-    run = stories.made(stories.written(tmp_path))
+    run = stories.made(stories.written(tmp_path), faults.only(faults.long(), 40))
     run.losses.write_text(text)
     run.measured.write_text(text)
     for verb in ("report", "compare mine mine", "plan pirate-tiny --gpus 0"):
