@@ -762,6 +762,14 @@ def test_half_written_results_are_not_copied(done: RunDir, there: Path) -> None:
     assert adapter.read_bytes() == b"half"
 
 
+def test_a_job_of_this_cluster_is_none_of_another(done: RunDir, there: Path) -> None:
+    """Its number may be anybody's there: the run would look as if it went on, and a stop would end that job."""
+    done.job.path.write_text('{"id": "17"}')
+    assert not copy(done, "checkpoint-4")["error"]
+    assert "job.json" not in listed(there / done.name)["files"]
+    assert not (there / done.name / "job.json").exists()
+
+
 def test_files_of_others_in_that_folder_stay(done: RunDir, there: Path) -> None:
     (there / done.name / "notes.txt").write_text("mine")
     copy(done, "checkpoint-4")

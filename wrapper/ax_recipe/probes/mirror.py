@@ -35,9 +35,10 @@ MARKER = "trainer_state.json"  # what transformers writes last of a checkpoint
 PART = ".part"  # what is being written to a folder
 OUTPUT, BASE, PREPARED = "output/", "base/", "prepared/"
 CHECKPOINT = re.compile(r"output/(checkpoint-\d+)/")
-# The seal is of this account alone, the lock and the stop file of this moment, nodes/ of these machines.
+# The seal is of this account alone, the lock and the stop file of this moment, nodes/ of these machines; the number of
+# a job is that of another one in another cluster.
 OURS = re.compile(
-    r"(lock|asked|seal|stop|mirror\.json|mirrored\.json|mirror\.lock|logs/mirror\.log|nodes/.*|output/torn-.*)$"
+    r"(lock|asked|seal|stop|job\.json|mirror\.json|mirrored\.json|mirror\.lock|logs/mirror\.log|nodes/.*|output/torn-.*)$"
 )
 GROWS = (".log", ".jsonl")  # may have become longer than the list says
 # A file up to this size is sent as it was when its digest was taken, however it grows meanwhile.
