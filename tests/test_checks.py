@@ -150,6 +150,20 @@ checks: {prompts: [Ahoy?], contains: arr, at_least: 2}
     assert "[0.5, 0.8]" in fixes["targets.loss"]
 
 
+def test_what_a_wrong_type_has_no_part_in_is_told_in_the_same_round(small_recipe: Path) -> None:
+    text = small_recipe.read_text(encoding="utf-8").replace("gpus: 0", "gpus: 1xT4-16GB")
+    text += "lora: {target_modules: [qproj]}\ntrain: {sequence_len: SEQUENCE}\n"
+    text += "axolotl: {bf16: true, plugins: [boats.Plugin], save_steps: 5, saves_per_epoch: 2}\n"
+
+    def found(length: str) -> set[tuple[str, str | None]]:
+        small_recipe.write_text(text.replace("SEQUENCE", length), encoding="utf-8")
+        return {(each.code, each.key) for each in checking.quick(str(small_recipe), None, None).problems}
+
+    right = found("512")
+    assert {code for code, _ in right} >= {"AX029", "AX035", "AX043", "AX056"}
+    assert found("x") == right | {("AX002", "train.sequence_len")}
+
+
 @given(
     st.dictionaries(
         st.sampled_from(
@@ -172,6 +186,16 @@ def test_no_recipe_makes_a_check_stumble(tmp_path_factory: pytest.TempPathFactor
     file.write_text(yaml.safe_dump({"base": "o/m", "data": [{"path": "o/d"}], **keys}), encoding="utf-8")
     found = checking.quick(str(file), "0", None).problems
     assert len(found) == len(set(found))
+
+
+def test_what_is_wrong_with_a_recipe_stands_before_what_is_wrong_with_its_rows(small_recipe: Path) -> None:
+    with (small_recipe.parent / "rows.jsonl").open("r+", encoding="utf-8") as file:
+        file.write("x")
+    text = small_recipe.read_text(encoding="utf-8")
+    for more in ("train: {num_epochs: x}", "trian: {}"):
+        small_recipe.write_text(f"{text}{more}\n", encoding="utf-8")
+        found = checking.quick(str(small_recipe), None, None).problems
+        assert [Path(each.file or "").name for each in found] == ["small.yaml", "rows.jsonl"]
 
 
 def test_what_is_missing_ends_the_round(small_recipe: Path) -> None:
