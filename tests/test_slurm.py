@@ -46,7 +46,10 @@ def test_a_job_runs_to_the_end_on_two_nodes(command: Command, recipe: str) -> No
     assert "--gpus-per-node" not in script
 
 
-def test_one_machine_of_slurm_needs_no_srun(command: Command, recipe: str) -> None:
+def test_one_machine_of_slurm_needs_no_srun_whatever_its_folder_is_called(
+    command: Command, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AX_RECIPE_RUNS", str(tmp_path / "50%j it's mine"))
     done = command("run", recipe, "--until", "train", "--launcher", "slurm", FAKE_AXOLOTL="ok")
     assert done.returncode == 0, done.stderr
     assert not newest().nodes.exists()

@@ -149,7 +149,7 @@ def script(plan: Plan, run: RunDir, cluster: Cluster) -> str:
         "name": run.name,
         "nodes": str(cluster.nodes),
         "gpus": str(plan.hardware.count) if plan.hardware.count else None,
-        "log": str(run.runner_log),
+        "log": shlex.quote(str(run.runner_log).replace("%", "%%")),  # sbatch (22.05) unquotes it, and fills in %j
         "options": list(cluster.options),
         "path": shlex.quote(process.SOURCE),
         "runner": shlex.join([*process.RUNNER, str(run.path)]),
