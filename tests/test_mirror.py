@@ -711,6 +711,18 @@ def test_a_folder_that_vanishes_while_it_is_walked_has_no_files(tmp_path: Path) 
     assert found[0].is_file()
 
 
+def test_a_folder_of_the_run_that_lies_on_another_disk_is_copied(done: RunDir, there: Path, tmp_path: Path) -> None:
+    done.output.rename(tmp_path / "large")
+    done.output.symlink_to(tmp_path / "large")
+    (done.path / "round").symlink_to(done.path)
+    (done.path / "up").symlink_to(done.path.parent)
+    before = listed(there / done.name)["files"]
+    assert not copy(done, "checkpoint-4")["error"]
+    assert {key for key in before if "checkpoint-" not in key or "checkpoint-4" in key} == set(
+        listed(there / done.name)["files"]
+    )
+
+
 def test_links_of_a_run_come_back_as_links_or_copies(
     command: Command, done: RunDir, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -277,7 +277,7 @@ class Copy:
         yield from ((key, found[key]) for key in order)
 
     def _walked(self) -> Iterator[tuple[str, Path]]:
-        for path in walked(self.run):
+        for path in (each for folder in (self.run, *self._moved()) for each in walked(folder)):
             key = path.relative_to(self.run).as_posix()
             hidden = path.name.startswith(".") and not key.startswith(OUTPUT)  # half-written, then renamed
             if path.is_file() and not (hidden or OURS.match(key) or self._unsettled(key)):
@@ -286,6 +286,12 @@ class Copy:
         base = Path(plan["base"])
         if plan["scratch"] and (base / "made.json").is_file():  # made here, so it is nowhere else
             yield from ((f"{BASE}{path.name}", path) for path in base.iterdir() if path.is_file())
+
+    def _moved(self) -> list[Path]:
+        """Folders of the run that lie on another disk, and are links here."""
+        whole = self.run.resolve()
+        links = [path for path in self.run.iterdir() if path.is_symlink() and path.is_dir()]
+        return [path for path in links if path.resolve() not in (whole, *whole.parents)]
 
     def _unsettled(self, key: str) -> bool:
         """Whether a file is left as it is there: one that is being written, or of a checkpoint."""
