@@ -625,6 +625,10 @@ def test_two_machines_do_not_write_over_each_other(command: Command, done: RunDi
 
 # --- one copy ---
 
+TIMELESS = (
+    '{"run": "", "recipe": "", "status": "", "host": "", "writer": "", "checkpoint": null, "files": {}, "time": "noon"}'
+)
+
 
 def copy(run: RunDir, *arguments: str, **environment: str) -> dict[str, Any]:
     """Copy a run as its runner does."""
@@ -740,7 +744,7 @@ def test_links_of_a_run_come_back_as_links_or_copies(
     assert (elsewhere / "model/soft").read_bytes() == made.read_bytes()
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"files": {}}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"files": {}}', TIMELESS])
 def test_a_list_that_is_damaged_there_is_told_of_and_the_others_are_listed(
     command: Command, done: RunDir, there: Path, text: str
 ) -> None:

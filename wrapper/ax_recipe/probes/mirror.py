@@ -55,7 +55,12 @@ HINTS = {
 }
 
 # What a list says beside its files.
-TOLD = {"run", "recipe", "status", "checkpoint", "time", "host", "writer", "files"}
+TOLD: dict[str, Any] = {
+    **dict.fromkeys(("run", "recipe", "status", "host", "writer"), str),
+    "checkpoint": str | None,
+    "time": int | float,
+    "files": dict,
+}
 
 Marks = dict[str, dict[str, Any]]
 
@@ -135,7 +140,7 @@ class Place:
             value = json.loads(content)
         except ValueError as error:
             raise DamagedError(f"{LIST} of {self.url} is damaged: {error}") from error
-        if not (isinstance(value, dict) and value.keys() >= TOLD and isinstance(value["files"], dict)):
+        if not (isinstance(value, dict) and all(isinstance(value.get(key, ...), kind) for key, kind in TOLD.items())):
             raise DamagedError(f"{LIST} of {self.url} is damaged: it does not list a run")
         return value
 
