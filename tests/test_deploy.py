@@ -392,6 +392,19 @@ def test_a_merge_is_measured_against_the_base_with_the_adapter(run: RunDir, invo
         assert "is a full fine-tune" in invoke(*told).stderr
 
 
+def test_of_an_adapter_that_is_gone_bench_says_so_and_measures_the_rest(
+    run: RunDir, invoke: Invoke, tmp_path: Path
+) -> None:
+    measured = '{"rows": [], "device": "cpu", "memory": 0}'
+    (tmp_path / "python").write_text(f"#!/bin/sh\necho '{measured}'\n", encoding="utf-8")
+    rows = json.loads(invoke("bench", run.name, "--host", "127.0.0.1:9", "--json").stdout)
+    found = {row["form"]: row["problem"] for row in rows if row["engine"] == "transformers"}
+    assert found["adapter"].startswith(f"{run.name} has no adapter: {run.output / 'adapter_model.safetensors'} is not")
+    assert found["adapter"].endswith(f"ax-recipe resume {run.name} trains it")
+    assert "merged" not in found
+    assert "transformers, cpu" in {row["engine"] for row in rows}
+
+
 def test_looking_at_a_merge_changes_nothing(run: RunDir, invoke: Invoke, tmp_path: Path) -> None:
     before = run.state.read_bytes()
     looked = invoke("merge", run.name, "--check")
