@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ax_recipe import axolotl as environment
 from ax_recipe.checks import all as checks
-from ax_recipe.checks import checking, planned, rows
+from ax_recipe.checks import checking, planned, rows, unwritten
 from ax_recipe.checks.subject import Subject
 from ax_recipe.codes import CODES
 from ax_recipe.errors import Problem
@@ -395,6 +395,44 @@ def test_a_base_that_was_made_before_is_no_other_run(tmp_path: Path) -> None:
     made.mkdir(parents=True)
     (made / "model.safetensors").write_bytes(b"made")
     planned.refuse(preparing.for_print(mine, None, None), None, checks.examine)
+
+
+CALL = {"type": "function", "function": {"name": "get", "arguments": "{}"}}
+PARTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "tool calls": ({}, {"content": None, "tool_calls": [CALL]}),
+    "tools": ({"tools": [CALL]}, {"content": "Arr."}),
+    "reasoning_content": ({}, {"content": "Arr.", "reasoning_content": "Hm."}),
+    "images": ({}, {"content": [{"type": "text", "text": "Arr."}, {"type": "image", "path": "a.png"}]}),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_what_a_template_has_no_place_for_is_told(part: str, place: Path) -> None:
+    (more, turn), knows = PARTS[part], "llama4" if part == "images" else "qwen3"
+    row = {"messages": [{"role": "user", "content": "Ahoy?"}, {"role": "assistant", **turn}], **more}
+    (place / "parts.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    found = {
+        name: [
+            problem.message
+            for problem in checking.quick(str(write(place, case)), None, None).problems
+            if problem.code == "AX058"
+        ]
+        for name in ("llama3", knows)
+        for case in [Wrong("", {"chat_template": name, **data(path="parts.jsonl")})]
+    }
+    message = f"llama3 writes no {part}, and 1 row has them: Axolotl leaves them out in silence"
+    assert found == {"llama3": [message], knows: []}
+
+
+@pytest.mark.axolotl
+def test_what_templates_write_is_what_axolotls_own_have_words_for() -> None:
+    command = installed_axolotl()
+    assert command is not None
+    folder = next(command.parents[1].glob("lib/python*/site-packages/axolotl/utils/chat_templates/templates"))
+    words = {"tool calls": "tool_calls", "tools": "tools", "reasoning_content": "reasoning_content", "images": "image"}
+    for name, writes in unwritten._WRITES.items():
+        text = (folder / f"{name}.jinja").read_text(encoding="utf-8")
+        assert {part for part, word in words.items() if word in text} == writes, name
 
 
 CHAT = '{"messages": [{"role": "user", "content": "Ahoy?"}, {"role": "assistant", "content": "Arr."}]}\n'

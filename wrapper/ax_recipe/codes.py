@@ -423,6 +423,13 @@ CODES: Mapping[str, Page] = {
         "Remove it, and make it void where you got it; give it by the environment: HF_TOKEN, WANDB_API_KEY, ...",
         "comet_api_key: ...  ->  COMET_API_KEY in the environment",
     ),
+    "AX058": Page(
+        "left out by the chat template",
+        "The rows hold tools, calls of them, reasoning_content or images, and the template has no place for these.",
+        "Axolotl leaves them out in silence: a turn that is a call is not trained, and the model never sees a tool.",
+        "A template that writes them: the model's own (tokenizer_default), or chat_template: jinja with one that does.",
+        "chat_template: llama3  ->  chat_template: tokenizer_default",
+    ),
 }  # fmt: skip
 
 

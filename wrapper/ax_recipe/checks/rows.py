@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ax_recipe.checks.subject import Subject, as_number, nearest
+from ax_recipe.checks.unwritten import unwritten
 from ax_recipe.data import formats, glance, turns
 from ax_recipe.data.rows import Row, Source, fault, locate, read
 from ax_recipe.data.turns import EMPTY, UNTRAINED, TurnsError
@@ -47,7 +48,7 @@ ROOMS = ("datasets", "test_datasets", "pretraining_dataset")
 
 
 def data(subject: Subject) -> Iterator[Problem]:
-    """Every finding about the data: AX004, AX012 to AX024, AX053."""
+    """Every finding about the data: AX004, AX012 to AX024, AX053, AX058."""
     named = any(subject.list(room) for room in ("datasets", "pretraining_dataset"))
     if not named and not subject.has_plugin("NemoGym"):  # that plugin brings its own
         yield subject.problem("AX053", "datasets", "no data is named to train on", "datasets: [{path: ..., type: ...}]")
@@ -218,6 +219,7 @@ def _each(subject: Subject, found: Looked) -> Iterator[Problem]:
             whole.append((row, value))
     if _is_chat(subject, found.dataset):
         yield from _conversations(subject, found, whole)
+        yield from unwritten(subject, found.key, found.dataset, (value for _, value in whole))
     elif answers := [name for name in wanted if name in formats.ANSWERS]:
         yield from (_untrained(row) for row, value in whole if not any(str(value[name]).strip() for name in answers))
 
