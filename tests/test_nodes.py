@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import os
 import shutil
@@ -286,6 +287,19 @@ def test_a_machine_that_falls_silent_is_lost(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(RunFailedError, match=r"node 0 \(a\) was lost") as caught:
         found.look(at_once=True)
     assert "--nodes 1 goes on with what is left" in str(caught.value)
+
+
+def test_a_machine_that_can_tell_nothing_any_more_leaves_nothing_running(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("node", ROOT / "wrapper/ax_recipe/probes/node.py")
+    assert spec
+    assert spec.loader
+    probe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(probe)
+    stages = [{"name": "train", "environment": {}}]
+    (tmp_path / "plan.json").write_text(json.dumps({"axolotl": {"command": "axolotl"}, "stages": stages}))
+    with pytest.raises(FileNotFoundError):  # the folder in which it speaks is gone
+        probe.Node(tmp_path, 1)._beside(["sleep", "60"], None, {})
+    assert belonging.processes(RunDir(tmp_path)) == []
 
 
 def meeting(found: Gathering) -> dict[str, Any]:

@@ -151,6 +151,7 @@ class Node:
                 stderr=log and subprocess.STDOUT,
                 start_new_session=self.number > 0,  # the head's runner signals its group, the others are signalled here
             )
+            files.callback(_leave_none, child)  # where the disk is full, say, and nothing can be told any more
             while (code := child.poll()) is None:
                 self.tell()
                 if over(self.meeting(), meeting) or self.head_is_gone() or time.monotonic() > until:
@@ -206,6 +207,11 @@ def end(child: subprocess.Popen[bytes]) -> int:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     return child.wait()
+
+
+def _leave_none(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is None:
+        end(child)
 
 
 def _tree(pid: int) -> list[psutil.Process]:
