@@ -290,15 +290,10 @@ def test_a_machine_that_falls_silent_is_lost(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_machine_that_can_tell_nothing_any_more_leaves_nothing_running(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("node", ROOT / "wrapper/ax_recipe/probes/node.py")
-    assert spec
-    assert spec.loader
-    probe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(probe)
     stages = [{"name": "train", "environment": {}}]
     (tmp_path / "plan.json").write_text(json.dumps({"axolotl": {"command": "axolotl"}, "stages": stages}))
     with pytest.raises(FileNotFoundError):  # the folder in which it speaks is gone
-        probe.Node(tmp_path, 1)._beside(["sleep", "60"], None, {})
+        _node().Node(tmp_path, 1)._beside(["sleep", "60"], None, {})
     assert belonging.processes(RunDir(tmp_path)) == []
 
 
