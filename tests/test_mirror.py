@@ -179,7 +179,8 @@ def test_what_is_not_there_is_told_with_what_is(command: Command, done: RunDir, 
     assert part.stderr.endswith(f"\n    {url(there)}/{done.name} is a run itself\n")
     nowhere = command("fetch", f"{url(there)}/nosuch/{done.name}")
     assert nowhere.returncode == 3
-    assert "runs at" not in nowhere.stderr
+    assert nowhere.stderr.endswith("\n    make the bucket first, or mend its name\n")
+    assert command("fetch", str(there / "a/b")).stderr.endswith("\n    mount it, or mend its name\n")
 
 
 def test_what_is_proven_there_is_not_done_again_here(
@@ -308,6 +309,27 @@ def test_a_run_is_brought_by_one_at_a_time_and_by_the_next_when_that_was_killed(
     assert third.returncode == 0, third.stderr
     assert seal.holds(run.path)
     assert run.worker == ""
+
+
+def test_a_run_that_is_copied_anew_while_it_is_brought_comes_as_it_is_then(
+    command: Command, done: RunDir, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It trains on: the checkpoint of the list is deleted behind the back of who brings it."""
+    output, name = done.output, "checkpoint-4"
+    os.truncate(output / name / "optimizer.pt", 2**27)  # so large that it takes a moment
+    assert not copy(done, name)["error"]
+    run = RunDir(tmp_path / "second" / done.name)
+    with background(["fetch", f"{url(there)}/{done.name}", "--runs", str(run.path.parent)]) as fetching:
+        until(lambda: (run.output / name / "optimizer.pt").exists())
+        (child,) = psutil.Process(fetching.pid).children()
+        child.suspend()
+        (output / name).rename(output / "checkpoint-6")
+        (output / "checkpoint-6/trainer_state.json").write_text('{"global_step": 6}')
+        assert copy(done, "checkpoint-6")["checkpoint"] == "checkpoint-6"
+        child.resume()
+        assert fetching.wait(DEADLINE_S) == 0
+    assert [path.name for path in run.output.glob("checkpoint-*")] == ["checkpoint-6"]
+    assert seal.holds(run.path)
 
 
 def test_what_brings_the_files_ends_with_who_asked_for_them(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ GROWS = (".log", ".jsonl")  # may have become longer than the list says
 SMALL = 2**24
 BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci")  # have no folders that would be made first
 NICE = 19
+AGAIN = 5  # how often a run is brought anew whose list has become another meanwhile
 LOOK_S = 0.2  # before another could begin, for python and fsspec start no faster
 SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|KEY|KEY_ID|CONNECTION_STRING|CREDENTIALS?)$", re.IGNORECASE)
 SHORTEST = 8  # a shorter value of such a variable is a word, and in every text
@@ -167,8 +168,8 @@ def hint(url: str, error: Exception) -> str:
         return f"remove {LIST} there: the next copy of the run writes it anew"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "make some space"
-    if isinstance(error, FileNotFoundError) and "://" in url:
-        return "make the bucket first, or mend its name"
+    if isinstance(error, FileNotFoundError):
+        return f"{'make the bucket first' if '://' in url else 'mount it'}, or mend its name"
     return HINTS.get(
         {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}.get(kind, kind), "mount it, or mend its rights"
     )
@@ -398,19 +399,29 @@ def get(url: str, folder: Path) -> dict[str, Any]:
     told = place.listed()
     if not told:
         raise FileNotFoundError(f"no run there: {url}/{LIST} is missing")
-    files: Marks = told["files"]
+    for _ in range(AGAIN):
+        brought = _bring_all(place, told["files"], folder)
+        newer = place.listed() if brought["wrong"] else {}
+        if not newer or newer["time"] == told["time"]:
+            break
+        told = newer  # of a run that goes on: the files of the list before are no longer there
+    here = [path for path in folder.rglob("*") if path.is_file() and path != folder / "lock"]
+    size = sum(path.stat().st_size for path in here)
+    return {**told, "files": len(here), "bytes": size, **brought}
+
+
+def _bring_all(place: Place, files: Marks, folder: Path) -> dict[str, Any]:
+    """Bring what a list names; give the checkpoint that came, and what is wrong with the files."""
     for key in (*files, *(str(mark.get("same", "")) for mark in files.values())):
         if key.startswith("/") or ".." in key.split("/"):
-            raise ValueError(f"{url}/{LIST} names a file outside of the run: {key}")
+            raise ValueError(f"{place.url}/{LIST} names a file outside of the run: {key}")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     (folder / "logs").mkdir(exist_ok=True)
     found, wrong = _checkpoint(place, files, folder)
     others = [key for key in files if not CHECKPOINT.match(key) and not OURS.match(key)]
     for key in sorted(others, key=lambda key: (key == "state.json", "same" in files[key])):
         wrong += [flaw] if (flaw := bring(place, files, key, folder)) else []
-    here = [path for path in folder.rglob("*") if path.is_file() and path != folder / "lock"]
-    size = sum(path.stat().st_size for path in here)
-    return {**told, "files": len(here), "bytes": size, "checkpoint": found, "wrong": wrong}
+    return {"checkpoint": found, "wrong": wrong}
 
 
 def _checkpoint(place: Place, files: Marks, folder: Path) -> tuple[str | None, list[str]]:
