@@ -169,7 +169,8 @@ def hint(url: str, error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "make some space"
     if isinstance(error, FileNotFoundError):
-        return f"{'make the bucket first' if '://' in url else 'mount it'}, or mend its name"
+        is_folder = "://" not in url or kind in ("file", "local")
+        return f"{'mount it' if is_folder else 'make the bucket first'}, or mend its name"
     return HINTS.get(
         {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}.get(kind, kind), "mount it, or mend its rights"
     )
