@@ -99,7 +99,7 @@ def _alone(run: RunDir) -> Iterator[None]:
             f"{run.path}: cannot be made: {error.strerror}", "name another place with --runs DIR"
         ) from error
     if who := run.worker:
-        hint = f"wait until that has ended; ax-recipe stop {run.word} ends it now"
+        hint = "wait for its end, or end it: the same command then goes on where it was"
         raise MissingError(f"{run.path}: {who} brings it here already, or goes on with it", hint)
     with run.held():
         if seal.holds(run.path):
