@@ -209,6 +209,14 @@ def test_rm_refuses_a_run_that_goes_on(tmp_path: Path) -> None:
         runs.refuse_running(run)
 
 
+def test_a_run_that_goes_on_is_not_planned_anew_for_other_machines(invoke: Invoke, tmp_path: Path) -> None:
+    run = stories.made(stories.written(tmp_path))
+    with run.held():
+        told = invoke("resume", run.name, "--nodes", "1", "--trust")
+    assert told.exit_code == 2
+    assert f"{run.name} is running (process " in told.stderr
+
+
 @pytest.mark.slow
 def test_a_run_leaves_its_environment_and_is_done_again(command: Command, tmp_path: Path) -> None:
     file = stories.written(tmp_path)
