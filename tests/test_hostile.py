@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -161,6 +162,20 @@ def test_a_bomb_ends_in_a_sentence(text: str, tmp_path: Path, invoke: Invoke) ->
         assert result.exit_code in (2, 3), (verb, result.stdout)
         assert len(result.output) < 5_000
     assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("verb", ["check", "status"])
+def test_a_name_that_no_file_can_have_ends_in_a_sentence(verb: str, command: Command) -> None:
+    told = command(verb, "x" * 300)
+    assert told.returncode == 3
+    assert re.fullmatch(r"error: x{300}\S*: File name too long\n", told.stderr)
+
+
+def test_a_length_without_end_is_told_and_measures_no_row(tmp_path: Path, invoke: Invoke) -> None:
+    file = tmp_path / "axolotl.yml"
+    file.write_text("base_model: a/b\ndatasets: [{path: ./none.jsonl}]\nsequence_len: 1e400\n", encoding="utf-8")
+    assert json.loads(invoke("data", str(file), "--json").stdout)["sequence_len"] is None
+    assert "sequence_len" in invoke("check", str(file)).stdout
 
 
 def test_a_bomb_in_set_goes_out_as_well(invoke: Invoke, small_recipe: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -99,15 +100,18 @@ def of_file(
                 continue
             parts.append(Part(str(key[0]), str(dataset.get("path")), _type(dataset), found))
             problems += [*found.problems, *_whole(subject, key, dataset, found, how)]
-    longest = subject.number("sequence_len")
     epochs = subject.number("num_epochs") or 1.0
-    return Survey(
-        name, tuple(parts), tuple(problems), int(longest) if longest else None, epochs, counter.exact, tuple(notes)
-    )
+    return Survey(name, tuple(parts), tuple(problems), _longest(subject), epochs, counter.exact, tuple(notes))
 
 
 def _ignore(_: Row) -> None:
     return None
+
+
+def _longest(subject: Subject) -> int | None:
+    """The sequence_len, in tokens; None where there is none, or a number that no row is measured by."""
+    found = subject.number("sequence_len")
+    return int(found) if found and math.isfinite(found) else None
 
 
 def _type(dataset: Mapping[str, Any]) -> str | None:
@@ -188,13 +192,12 @@ def _counter(subject: Subject, notes: list[str], stack: ExitStack) -> Counter:
 
 
 def _how(subject: Subject, dataset: Mapping[str, Any], counter: Counter, seen: Mapping[str, Seen], room: str) -> How:
-    longest = subject.number("sequence_len")
     template, eos = _template(subject, dataset)
     held_out = room == "test_datasets"
     return How(
         reader=reader(dataset, subject.keys, template, eos),
         counter=counter,
-        sequence_len=int(longest) if longest else None,
+        sequence_len=_longest(subject),
         seen=seen["test_datasets" if held_out else "datasets"],
         trained_on=seen["datasets"] if held_out else None,
         strategy=str(subject.keys.get("excess_length_strategy") or "drop"),

@@ -26,8 +26,8 @@ Found = TypeVar("Found")
 
 INTERRUPTED = 130
 ERROR = click.style("error:", fg="red", bold=True)
-# What a disk says to whoever may not, or cannot.
-REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+# What a disk says to whoever may not, or cannot, or names what no file can be called.
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
 # The orders of runs.SORTS, which need not be imported for --help.
 SORTS = ("time", "name", "recipe", "status", "loss", "eval-loss", "duration")
 # Those of evaluation.FORMS, for the same reason.
