@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import faults
 import stories
+from ax_recipe.errors import RecipeError
 from ax_recipe.observe.events import Config, Crashed, Evaluation, Event, Metrics
 from ax_recipe.recipe import recipe
 from ax_recipe.recipe.edit import edited
@@ -155,3 +156,17 @@ def test_an_edited_recipe_says_what_was_meant_and_keeps_every_comment(
 )
 def test_an_edit_touches_nothing_else(text: str, keys: tuple[str, ...], value: object, wanted: str) -> None:
     assert edited(text, {keys: value}) == wanted
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "train: {learning_rate: &rate 1.0e-4}\nother: *rate\n",
+        "train: &room\n  num_epochs: 2\nbase: {train: *room}\n",
+    ],
+)
+def test_what_an_alias_stands_for_is_left_to_its_author(text: str) -> None:
+    changes = {("train", "learning_rate"): 5e-5}
+    with pytest.raises(RecipeError, match=r"an alias .* stands in the way of train\.learning_rate"):
+        edited(text, changes)
+    assert "write the value out" in advise.diff(text, advise.Advice("", "sure", changes))[-1]

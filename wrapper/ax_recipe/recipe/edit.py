@@ -8,14 +8,27 @@ from typing import Any
 
 import yaml
 
-from ax_recipe.recipe.document import Keys
+from ax_recipe.errors import RecipeError
+from ax_recipe.recipe.document import Keys, dotted
 
 
 def edited(text: str, changes: Mapping[Keys, Any]) -> str:
     """``text`` (a YAML mapping) with each path of keys set to its value; what is not there yet is added.
 
+    :raises RecipeError: an alias (``*name``) stands for what is to be changed, or is changed with it.
     :raises AssertionError: the result does not read back as meant: a bug of this module.
     """
+    try:
+        return _edited(text, changes)
+    except (yaml.YAMLError, AssertionError) as error:
+        if not any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise
+        named = ", ".join(dotted(keys) for keys in changes)
+        hint = "write the value out at each place, or change it by hand"
+        raise RecipeError(f"an alias (*name) of the recipe stands in the way of {named}", hint) from error
+
+
+def _edited(text: str, changes: Mapping[Keys, Any]) -> str:
     wanted = yaml.safe_load(text) or {}
     for keys, value in changes.items():
         text = _set(text, keys, value)

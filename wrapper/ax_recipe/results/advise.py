@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ax_recipe.errors import RecipeError
 from ax_recipe.forecast import hardware
 from ax_recipe.observe import measures
 from ax_recipe.observe.alerts import Given
@@ -197,8 +198,11 @@ def text_of(story: Story) -> str:
 
 
 def diff(text: str, advice: Advice) -> list[str]:
-    """The lines of the recipe that an advice changes."""
-    after = edited(text, advice.changes)
+    """The lines of the recipe that an advice changes; where only a person can change them, why."""
+    try:
+        after = edited(text, advice.changes)
+    except RecipeError as error:
+        return str(error).splitlines()
     lines = difflib.unified_diff(text.splitlines(), after.splitlines(), n=1, lineterm="")
     return [line for line in lines if not line.startswith(("---", "+++", "@@"))]
 
