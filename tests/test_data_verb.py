@@ -355,6 +355,7 @@ def test_the_picture_shows_three_rows_and_what_is_trained_of_them(place: Path) -
     assert text.count("«Arr, honey, matey!»") == 3
     assert "rows        40" in text
     assert "bytes / 4" in text
+    assert "marks of no model stand for its own" in text.replace("\n", " ")
 
 
 def sources(folder: Path, values: list[dict[str, Any]]) -> Iterator[Path]:
@@ -454,6 +455,56 @@ def test_answers_and_their_ends_are_trained() -> None:
     ]
     assert laid([("user", "Hi"), ("assistant", "a")], ends="none") == ["a"]
     assert laid([("user", "Hi"), ("assistant", "a")], ends="all") == ["<|eot_id|>", "a", "<|eot_id|>"]
+
+
+# In the manner of Qwen3's: the tools stand in the system's turn, a call and a thought in the assistant's.
+CALLS = """\
+{%- if tools %}<|im_start|>system
+{{ tools[0].function.name }}<|im_end|>
+{% endif %}
+{%- for m in messages %}<|im_start|>{{ m.role }}
+{% if m.reasoning_content %}<think>
+{{ m.reasoning_content }}
+</think>
+
+{% elif loop.last and m.role == "assistant" %}<think>
+
+</think>
+
+{% endif %}{{ m.content }}
+{%- for call in m.tool_calls or [] %}<tool_call>{{ call.function.name }}</tool_call>{% endfor %}<|im_end|>
+{% endfor %}"""
+CALL = {"type": "function", "function": {"name": "get"}}
+
+
+def test_a_call_is_trained_and_the_tools_are_counted() -> None:
+    """Axolotl 0.19 with its qwen3 template trains of such a row: the call, and the answer behind it."""
+    dataset = {"type": "chat_template"}
+    made = Template(CALLS, {"eos_token": "<|im_end|>"}, ["<|im_end|>"])
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "content": "late"},
+        {"role": "assistant", "content": "Arr!"},
+    ]
+    (segment,) = reader(dataset, {}, made, "<|im_end|>")({"messages": messages, "tools": [CALL]}).segments
+    assert segment.text.startswith("<|im_start|>system\nget<|im_end|>")
+    trained = [segment.text[start:stop] for start, stop in segment.trained]
+    assert trained == ["<tool_call>get</tool_call>", "<|im_end|>", "Arr!", "<|im_end|>"]
+
+
+def test_a_thought_is_trained_with_the_answer_behind_it() -> None:
+    made = Template(CALLS, {"eos_token": "<|im_end|>"}, ["<|im_end|>"])
+    turn = Turn("assistant", "Arr!", True, {"reasoning_content": "Hm."})
+    text, spans = made.lay_out([Turn("user", "Hi", False), turn])
+    assert [text[start:stop] for start, stop in spans] == ["Hm.\n</think>\n\nArr!", "<|im_end|>"]
+
+
+def test_a_call_that_the_template_does_not_write_trains_nothing() -> None:
+    calling = Turn("assistant", "", True, {"tool_calls": [CALL]})
+    text, spans = Template(LLAMA3, TOKENS, ["<|eot_id|>"]).lay_out([Turn("user", "Hi", False), calling])
+    assert spans == []
+    assert "get" not in text
 
 
 def test_a_text_that_stands_in_the_marks_as_well_is_found_where_it_is_meant() -> None:

@@ -32,6 +32,8 @@ from ax_recipe.recipe import recipe as recipes
 from ax_recipe.recipe.document import Document, Keys
 from ax_recipe.ship import tokenizer as tokenizers
 
+_DRAWN = "the chat template is not on this machine: marks of no model stand for its own, tools and calls are left out"
+
 Progress = Callable[[str, int], Callable[[Row], None]]
 """Told of each dataset and its size in bytes; gives what is told of each row."""
 
@@ -100,6 +102,8 @@ def of_file(
                 continue
             parts.append(Part(str(key[0]), str(dataset.get("path")), _type(dataset), found))
             problems += [*found.problems, *_whole(subject, key, dataset, found, how)]
+            if found.form and found.form.name == formats.CHAT and _written(subject, dataset) is None:
+                notes += [_DRAWN] if _DRAWN not in notes else []
     epochs = subject.number("num_epochs") or 1.0
     return Survey(name, tuple(parts), tuple(problems), _longest(subject), epochs, counter.exact, tuple(notes))
 
@@ -213,18 +217,21 @@ def _template(subject: Subject, dataset: Mapping[str, Any]) -> tuple[Template, s
     special = {name: text for name, text in subject.block("special_tokens").items() if isinstance(text, str)}
     tokens = {"bos_token": "", "eos_token": "</s>", **named, **special}
     ends = [str(each) for each in subject.list("eot_tokens")] or [tokens["eos_token"]]
-    text = _text(subject, dataset, own.chat_template if own else None) or turns.PLAIN
+    text = _written(subject, dataset) or turns.PLAIN
     train_ends = dataset.get("train_on_eot", dataset.get("train_on_eos", "turn"))
     return Template(text, tokens, ends, str(train_ends or "none").lower()), tokens["eos_token"]
 
 
-def _text(subject: Subject, dataset: Mapping[str, Any], default: str | None) -> str | None:
+def _written(subject: Subject, dataset: Mapping[str, Any]) -> str | None:
+    """The text of the template that the dataset is read with; None where it is not here."""
     place: Mapping[str, Any] = dataset if dataset.get("chat_template") else subject.keys
     name, jinja = str(place.get("chat_template") or "tokenizer_default"), place.get("chat_template_jinja")
     if isinstance(jinja, str) and name in {"jinja", "tokenizer_default"}:
         path = subject.path(jinja) if len(jinja) < 300 and "\n" not in jinja and "{" not in jinja else None
         return path.read_text(encoding="utf-8") if path and path.is_file() else jinja
     if name.startswith("tokenizer_default"):
+        folder = subject.tokenizer()
+        default = tokenizers.load(folder).chat_template if folder else None
         return default or template_text(subject, name.removeprefix("tokenizer_default_fallback_"))
     return template_text(subject, name)
 

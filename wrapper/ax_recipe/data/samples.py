@@ -83,12 +83,14 @@ class _Chat:
     def __init__(self, dataset: Mapping[str, Any], keys: Mapping[str, Any], template: Template) -> None:
         self._how = turns.settings(dataset, keys)
         self._template = template
+        self._tools = str(dataset.get("field_tools") or "tools")
 
     def __call__(self, row: Mapping[str, Any]) -> Sample:
         read = turns.read(row, self._how)
         if not any(turn.content.strip() or turn.extra for turn in read):
             return Sample()
-        text, spans = self._template.lay_out(read)
+        tools = formats.listed(row.get(self._tools))
+        text, spans = self._template.lay_out(read, tools if isinstance(tools, list) else ())
         said = any(turn.trained and (turn.content.strip() or turn.extra) for turn in read)
         return Sample((Segment(text, tuple(spans) if said else ()),))  # an end of nothing teaches no answer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from os.path import commonprefix
 from typing import Any
 
 from ax_recipe.errors import RecipeError
@@ -143,17 +144,21 @@ class Template:
         self._train_ends = train_ends
         self._literals: dict[tuple[str, ...], list[str]] = {}
 
-    def lay_out(self, turns: Sequence[Turn]) -> tuple[str, list[Span]]:
+    def lay_out(self, turns: Sequence[Turn], tools: Sequence[Any] = ()) -> tuple[str, list[Span]]:
         """The text of the turns and the spans of it that are trained, end tokens included.
 
         :raises RecipeError: the template refuses the conversation.
         """
-        text = self._render(turns)
+        text = self._render(turns, tools)
         places = self._places(text, turns)
+        for index in [index for index, turn in enumerate(turns) if turn.extra]:
+            places[index] = self._around(text, turns, index, tools) or places[index]
         spans: list[Span] = []
         last: Span | None = None
         for turn, (start, stop) in zip(turns, places, strict=True):
-            if turn.trained and stop > start:
+            if stop == start:  # Axolotl finds no turn there, and no end of it
+                continue
+            if turn.trained:
                 spans.append((start, stop))
             if (turn.trained or self._train_ends == "all") and (end := self._end(text, stop)):
                 last = end
@@ -163,9 +168,17 @@ class Template:
             spans.append(last)
         return text, sorted(spans)
 
-    def _render(self, turns: Sequence[Turn]) -> str:
+    def _render(self, turns: Sequence[Turn], tools: Sequence[Any] = ()) -> str:
         messages: Any = [{"role": turn.role, "content": turn.content, **turn.extra} for turn in turns]
-        return self._template.render(messages, prompt=False)
+        return self._template.render(messages, prompt=False, tools=tools)
+
+    def _around(self, text: str, turns: Sequence[Turn], index: int, tools: Sequence[Any]) -> Span | None:
+        """Where a turn of more than content stands: what a mark in its place leaves over, as Axolotl has it."""
+        mark = f"{_OPEN}{_CLOSE}"
+        marked = [*turns[:index], Turn(turns[index].role, mark, False), *turns[index + 1 :]]
+        before, found, after = self._render(marked, tools).partition(mark)
+        start, stop = len(commonprefix([before, text])), len(text) - len(after)  # noqa: RUF071 -- no paths
+        return (start, stop) if found and text.endswith(after) and start <= stop else None
 
     def _places(self, text: str, turns: Sequence[Turn]) -> list[Span]:
         """Where each content stands: by the literal text around marks, else by looking for it from left to right."""

@@ -103,8 +103,10 @@ class HfTemplate:
         except RefusedError:
             return False
 
-    def render(self, messages: Sequence[Message], *, prompt: bool = True, clock: Clock = _now) -> str:
-        """The text of ``messages``; ``prompt`` opens the assistant's turn at the end.
+    def render(
+        self, messages: Sequence[Message], *, prompt: bool = True, tools: Sequence[object] = (), clock: Clock = _now
+    ) -> str:
+        """The text of ``messages`` with what tools there are; ``prompt`` opens the assistant's turn at the end.
 
         Raises :class:`RefusedError` where the template raises, or trips over something it expects (tools, images).
         """
@@ -112,7 +114,7 @@ class HfTemplate:
             return self._template.render(
                 messages=[self._given(message) for message in messages],
                 add_generation_prompt=prompt,
-                tools=None if self._way.tools is None else [],
+                tools=list(tools) or (None if self._way.tools is None else []),
                 documents=None,
                 strftime_now=clock,
                 **self._tokens,
