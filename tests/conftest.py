@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +18,7 @@ from hypothesis import settings
 
 import go_checker
 from ax_recipe.cli import main
+from ax_recipe.run import belonging, rundir
 
 ROOT = Path(__file__).resolve().parents[1]
 Invoke = Callable[..., Result]
@@ -44,12 +45,16 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
-def _own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs, caches and accounts of the person who tests are neither read nor touched."""
+def _own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Runs, caches and accounts of the person who tests are neither read nor touched, and no run outlives its test."""
     monkeypatch.setenv("AX_RECIPE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("AX_RECIPE_RUNS", str(tmp_path / "runs"))
     for name in ("AX_RECIPE_AXOLOTL", "AX_RECIPE_MIRROR", "CUDA_VISIBLE_DEVICES", "HF_TOKEN", "OLLAMA_HOST"):
         monkeypatch.delenv(name, raising=False)
+    yield
+    for run in rundir.every(rundir.root()):
+        if run.holder() is not None:  # the test failed half-way: its trainer would train for ever
+            belonging.sweep(run, 0.0)
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ def _wait(address: str, child: subprocess.Popen[bytes]) -> None:
         assert time.monotonic() < deadline, "moto_server does not answer"
         try:
             httpx.get(f"{address}/moto-api/data.json")
-        except httpx.ConnectError:
+        except httpx.TransportError:  # not there yet, or slow on a busy machine
             time.sleep(0.1)
         else:
             return

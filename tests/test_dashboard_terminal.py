@@ -22,12 +22,11 @@ import pyte
 import pytest
 
 from ax_recipe.run import rundir, runs
-from test_runner import newest, until
+from test_runner import DEADLINE_S, newest, until
 from test_survive import begun
 
 HERE = Path(__file__).parent
 COMMAND = "from ax_recipe.cli import main; main()"
-DEADLINE_S = 20.0
 PROGRAM = """
 import sys
 import histories

@@ -6,12 +6,12 @@ import importlib.util
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,16 +45,10 @@ def here(small_recipe: Path, fake_axolotl: Path, monkeypatch: pytest.MonkeyPatch
     return small_recipe.parent
 
 
-@contextmanager
-def by_hand(run: RunDir, **environment: str) -> Iterator[subprocess.Popen[str]]:
+def by_hand(run: RunDir, **environment: str) -> Started:
     """The command that is printed for node 1, given."""
     (command,) = gathering.commands(run, run.read_json(run.orders))
-    node = subprocess.Popen(command.split(), text=True, stdout=subprocess.PIPE, env={**os.environ, **environment})
-    try:
-        yield node
-    finally:
-        node.kill()
-        node.communicate()
+    return Started(command.split(), stdout=subprocess.DEVNULL, env={**os.environ, **environment})
 
 
 def trained(*options: str, mode: str = "ok", **environment: str) -> tuple[int, RunDir]:
@@ -253,6 +247,7 @@ def real_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "bin/ssh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}")
     with Started([server, "-D", "-f", tmp_path / "sshd"]):
+        until(lambda: _answers(port))
         yield
 
 
@@ -339,7 +334,7 @@ def test_to_measure_they_come_together_and_leave_nothing(here: Path) -> None:
     argv = [sys.executable, "-m", "ax_recipe", "plan", "small.yaml", "--nodes", "2", "--head", "127.0.0.1", "--measure"]
     environment = {**os.environ, "PYTHONPATH": f"{broken_torch(here)}{os.pathsep}{ROOT / 'wrapper'}"}
     with said.open("w") as words, Started(argv, env=environment, stdout=words, stderr=words) as head:
-        until(lambda: "on node 1: " in said.read_text())
+        until(lambda: re.search("on node 1: .*\n", said.read_text()))
         other = said.read_text().partition("on node 1: ")[2].splitlines()[0]
         assert subprocess.run(other.split(), env=environment, check=False).returncode == 0
         assert head.wait(DEADLINE_S) == 3, said.read_text()
@@ -419,6 +414,14 @@ def broken_torch(folder: Path) -> Path:
     (folder / "broken/torch").mkdir(parents=True)
     (folder / "broken/torch/__init__.py").write_text("raise ImportError('it is broken')")
     return folder / "broken"
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def _free_port() -> int:
