@@ -133,13 +133,7 @@ def deploy(
 def _show_checks(checks: Sequence[Check], as_json: bool = False, *, quiet: bool = False, after: str = "") -> int:
     """Print what was checked and what came of it; the exit code says whether all may be used."""
     if as_json:
-        click.echo(
-            json.dumps(
-                [{"name": check.name, "verdict": check.verdict, "detail": check.detail} for check in checks],
-                indent=1,
-                ensure_ascii=False,
-            )
-        )
+        click.echo(json.dumps([check.as_json() for check in checks], indent=1, ensure_ascii=False))
     elif not quiet:
         colours = {"ok": "green", "mended": "cyan", "warning": "yellow", "error": "red"}
         for check in checks:

@@ -88,9 +88,8 @@ class Deployed:
 
     def as_json(self) -> dict[str, object]:
         """The answer of ``ax-recipe deploy --json``."""
-        checks = [{"name": check.name, "verdict": check.verdict, "detail": check.detail} for check in self.checks]
         told = {"model": self.name, "host": self.url, "kept": self.kept, "run": self.run, "undo": self.undo}
-        return {**told, "checks": checks}
+        return {**told, "checks": [check.as_json() for check in self.checks]}
 
 
 def deploy(server: Ollama, exported: Exported, wanted: Wanted, report: Report) -> Deployed:

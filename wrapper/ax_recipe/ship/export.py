@@ -63,7 +63,7 @@ class Export:
 
     def as_json(self) -> dict[str, object]:
         """The answer of ``ax-recipe export --json``."""
-        checks = [{"name": check.name, "verdict": check.verdict, "detail": check.detail} for check in self.checks]
+        checks = [check.as_json() for check in self.checks]
         return {"template": self.template, "stops": list(self.stops), "modelfile": self.modelfile, "checks": checks}
 
 

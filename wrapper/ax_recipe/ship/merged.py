@@ -32,6 +32,10 @@ class Check:
     verdict: Verdict
     detail: str
 
+    def as_json(self) -> dict[str, str]:
+        """What ``--json`` of any verb tells of it."""
+        return {"name": self.name, "verdict": self.verdict, "detail": self.detail}
+
 
 @dataclass(frozen=True, slots=True)
 class Folders:
