@@ -101,6 +101,15 @@ def test_a_torn_note_is_none(tmp_path: Path) -> None:
     assert bandwidth.kept(TWO, 8)
 
 
+def test_a_note_of_another_version_is_none(tmp_path: Path) -> None:
+    measured()
+    file = tmp_path / "cache" / "networks.json"
+    (key,) = notes = json.loads(file.read_text())
+    for value in ({**notes[key], "hops": 3}, {"backend": "nccl"}, 7):
+        file.write_text(json.dumps({key: value}))
+        assert bandwidth.kept(TWO, 8) is None
+
+
 def test_a_plan_says_that_it_was_measured(invoke: Invoke) -> None:
     measured()
     argv = ("plan", "pirate", "--gpus", "8xH200", "--hosts", "b", "--head", "a")

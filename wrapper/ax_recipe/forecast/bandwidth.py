@@ -87,7 +87,10 @@ def compared(found: Measured, given: float) -> str:
 def kept(cluster: Mapping[str, Any], gpus: int) -> Measured | None:
     """What was measured last between these machines, by the library that their training takes."""
     value = _all().get(_key(cluster, gpus))
-    return Measured(**{**value, "seconds": tuple(value["seconds"])}) if value else None
+    try:
+        return Measured(**{**value, "seconds": tuple(value["seconds"])}) if value else None
+    except (KeyError, TypeError):  # of another version: it is measured anew
+        return None
 
 
 def read(cluster: Mapping[str, Any], told: Mapping[str, Any]) -> Measured:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 GIB_ENOUGH = 1.0  # less than this is the CPU, or a toy
 ALONE = (None, "train")
 """The stages whose loss the recipe's band is about; a foreign log has no stage."""
+SETTLED = 50
+"""Logs whose median says where the loss stands to the band."""
 
 
 def not_finite(given: Given, _rule: Rule) -> Reading | None:
@@ -174,10 +176,6 @@ def below_target(given: Given, rule: Rule) -> Reading | None:
     late, low = state.windows.losses.late(SETTLED), given.target[0]
     words = {"value": f"{late:.3g}", "low": f"{low:g}"}
     return Reading(late < rule.limit * low, late, rule.limit * low, words)
-
-
-SETTLED = 50
-"""Logs whose median says where the loss stands to the band."""
 
 
 def memorising(given: Given, rule: Rule) -> Reading | None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 LOUD = ("not_finite", "zero_loss", "frozen")
 """Alarms beside which a word on how loss and gradients go would be noise."""
+ENOUGH_FOR_TARGET = 16
+"""Logs before which nothing is said of the band."""
 _LOOKS = 32
 """The whole table is gone through at every log at first, then whenever a 32nd of the logs so far has come ..."""
 _FURTHEST = 1000
@@ -200,9 +202,6 @@ def _loss_words(given: Given) -> Iterator[str]:
         at = recent.late(min(measures.SETTLED, len(recent.values)))
         if low <= at <= high:
             yield f"within its target of {low:g} to {high:g}"
-
-
-ENOUGH_FOR_TARGET = 16
 
 
 def explain(state: State, target: Band | None = None, now: float | None = None) -> list[tuple[Rule, str, str]]:
