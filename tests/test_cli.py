@@ -149,6 +149,16 @@ def test_a_folder_that_cannot_be_written_to_leaves_nothing(invoke: Invoke, tmp_p
     assert "cannot be written" in done.stderr
 
 
+@pytest.mark.usefixtures("fake_axolotl")
+def test_telemetry_is_off_unless_the_person_has_turned_it_on(
+    invoke: Invoke, small_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AXOLOTL_DO_NOT_TRACK", raising=False)
+    assert "#   AXOLOTL_DO_NOT_TRACK=1\n" in invoke("run", str(small_recipe), "--dry-run").stdout
+    monkeypatch.setenv("AXOLOTL_DO_NOT_TRACK", "0")
+    assert "#   AXOLOTL_DO_NOT_TRACK=0\n" in invoke("run", str(small_recipe), "--dry-run").stdout
+
+
 def test_a_full_disk_is_named(invoke: Invoke) -> None:
     done = invoke("render", "pirate", "-o", "/dev/full")
     assert done.exit_code == 3

@@ -15,8 +15,9 @@ from ax_recipe import assets
 from ax_recipe.errors import MissingError
 
 VARIABLE = "AX_RECIPE_AXOLOTL"
-# Telemetry is off unless the person turns it on: it delays the start by seconds, and offline it hangs the exit.
-QUIET = {"AXOLOTL_DO_NOT_TRACK": "1"}
+_TRACKING = "AXOLOTL_DO_NOT_TRACK"
+# Axolotl's telemetry delays the start by seconds, and offline it hangs the exit.
+QUIET = {_TRACKING: "1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,11 @@ class Axolotl:
 
         found: dict[str, str] = process.probe(self.python, assets.probe("versions.py"))
         return found
+
+
+def telemetry() -> dict[str, str]:
+    """What a run is started with: telemetry is off, unless the person has turned it on."""
+    return {_TRACKING: os.environ.get(_TRACKING, QUIET[_TRACKING])}
 
 
 def find(named: str | None = None) -> Axolotl:

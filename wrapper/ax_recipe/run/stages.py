@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ax_recipe import assets, process
-from ax_recipe.axolotl import QUIET, Axolotl
+from ax_recipe.axolotl import Axolotl, telemetry
 from ax_recipe.forecast.cluster import Cluster
 from ax_recipe.plan import plan as plans
 from ax_recipe.plan import render
@@ -168,7 +168,7 @@ def _far_environment(plan: Plan, training: Mapping[str, str]) -> dict[str, str]:
 def _environment(plan: Plan, axolotl: Axolotl) -> dict[str, str]:
     folder = [str(axolotl.command.parent)] if axolotl.command.is_absolute() else []
     environment = {
-        **QUIET,
+        **telemetry(),
         "PYTHONUNBUFFERED": "1",
         # torchrun -m looks for modules in the folder it is started in, where a recipe may have brought a torch.py.
         "PYTHONSAFEPATH": "1",
