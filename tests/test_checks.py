@@ -397,6 +397,16 @@ def test_a_base_that_was_made_before_is_no_other_run(tmp_path: Path) -> None:
     planned.refuse(preparing.for_print(mine, None, None), None, checks.examine)
 
 
+def test_a_warning_is_called_one_and_an_error_comes_first_where_a_verb_is_refused(place: Path, invoke: Invoke) -> None:
+    keys = {"flash_attention": True, "attn_implementation": None, "lora_rank": 8}
+    path = str(write(place, Wrong("", keys)))
+    told = invoke("check", path, "--gpus", "1xH100-80GB").stdout
+    assert re.search(r":\d+: warning: flash_attention: .*\[AX009\]", told)
+    assert re.search(r":\d+: lora_rank: .*\[AX001\]", told)
+    refused = invoke("plan", path, "--gpus", "1xH100-80GB").stderr
+    assert refused.index("[AX001]") < refused.index("[AX009]")
+
+
 CALL = {"type": "function", "function": {"name": "get", "arguments": "{}"}}
 PARTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "tool calls": ({}, {"content": None, "tool_calls": [CALL]}),

@@ -281,11 +281,11 @@ def test_a_row_that_no_line_tells_is_named_by_its_number(place: Path, invoke: In
     shown = invoke("data", file).stdout
     for told in (shown, invoke("check", file).stdout):
         assert "rows.json:1: row 2, `messages` holds no list of turns [AX015]" in told
-        assert "rows.json:1: row 3, nothing in it is trained: no answer [AX017]" in told
+        assert "rows.json:1: warning: row 3, nothing in it is trained: no answer [AX017]" in told
     assert "\nrows.json:1, row 1\n" in shown
     remote = rows.Row("org/rows", None, {}, item=3)
     assert str(remote) == "org/rows, row 3"
-    assert str(remote.problem("AX017", "warning", "is empty", None)) == "org/rows: row 3, is empty [AX017]"
+    assert str(remote.problem("AX017", "warning", "is empty", None)) == "org/rows: warning: row 3, is empty [AX017]"
     (place / "rows.jsonl").write_text("".join(f"{json.dumps(value)}\n" for value in values))
     shown = invoke("data", config(place, datasets=[{"path": "rows.jsonl", "type": "chat_template"}])).stdout
     assert "\nrows.jsonl:1\n" in shown

@@ -25,9 +25,10 @@ class Problem:
     suggestion: str | None = None
 
     def __str__(self) -> str:
-        """``FILE:LINE: KEY: MESSAGE [CODE]``, then the fix on its own line."""
+        """``FILE:LINE: warning: KEY: MESSAGE [CODE]``, of an error without that word, then the fix on its own line."""
         place = ":".join(str(part) for part in (self.file, self.line) if part is not None)
-        text = ": ".join(part for part in (place, self.key, self.message) if part)
+        kind = "warning" if self.severity == "warning" else None
+        text = ": ".join(part for part in (place, kind, self.key, self.message) if part)
         fix = f"\n    {self.suggestion}" if self.suggestion else ""
         return f"{text} [{self.code}]{fix}"
 
@@ -71,10 +72,10 @@ class RecipeError(AxRecipeError):
 
 
 class ProblemsError(RecipeError):
-    """All the problems of one file at once."""
+    """All the problems of one file at once, what stops it first."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__("\n".join(str(problem) for problem in problems))
+        super().__init__("\n".join(str(each) for each in sorted(problems, key=lambda each: each.severity != "error")))
         self.problems = tuple(problems)
 
 
