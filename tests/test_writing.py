@@ -261,6 +261,21 @@ def test_a_column_of_turns_that_holds_none_is_told(turns: object) -> None:
         made(BASES[0], {"conversations": turns})
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (json.dumps({"data": [{"text": "x"}]}, indent=1), "one JSON object over many lines"),
+        (f"{ {'text': 'x'} }\n", "single quotes"),
+        ('{"frage": "x", "antwort": "y"}\n', "instruction and output, or question and answer"),
+    ],
+)
+def test_data_of_a_form_that_nobody_reads_is_told_as_a_whole(text: str, told: str) -> None:
+    Path("rows.jsonl").write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError) as told_of:
+        writing.write(Answers("mine", BASES[0], "rows.jsonl", None, "0", True))
+    assert told in str(told_of.value)
+
+
 def test_preferences_go_by_what_the_model_can() -> None:
     assert value(made("Qwen/Qwen3-4B", PAIR))["rl"] == "dpo"
     Path("mine.yaml").unlink()

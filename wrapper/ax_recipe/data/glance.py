@@ -21,6 +21,7 @@ _WRITTEN = "### Instruction:\n{instruction}\n\n### Response:\n"
 _WRITTEN_WITH_INPUT = "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
 _ASIDE = frozenset(["system", "tool", "developer", "ipython"])  # neither asks nor answers
 _SPOKEN = frozenset(["developer", "ipython"])  # Axolotl maps them to nothing, and chat templates know them
+_KNOWN = "known are messages; instruction and output, or question and answer; text; chosen and rejected: rename them so"
 _HELD_OUT = ("held-out", "held_out", "test", "validation", "valid", "val", "eval", "dev")
 
 
@@ -60,7 +61,7 @@ def at(path: Path) -> Glance | None:
     if form.missing or form.name not in {CHAT, ALPACA, COMPLETION, PREFERENCE}:
         columns = ", ".join(found[0])
         lacks = f", and a {form.name} row would have {' and '.join(form.missing)}" if form.missing else ""
-        raise RecipeError(f"{path}: its columns are {columns}{lacks}", "rows of chats have a column `messages`")
+        raise RecipeError(f"{path}: its columns are {columns}{lacks}", _KNOWN)
     field = form.field or next((name for name in formats.CHATS if name in found[0]), "messages")
     if form.name == CHAT and not any(_turns(row, field) for row in found):
         words = "turns are a list: [{role: user, content: ...}, {role: assistant, content: ...}]"

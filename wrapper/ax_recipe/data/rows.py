@@ -96,6 +96,11 @@ def _misread(file: Path, kind: str) -> tuple[str, str] | None:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return f"{file.name} is UTF-16, and Axolotl reads UTF-8", "Save it as UTF-8."
     first = head.partition(b"\n")[0]
+    if kind == "json" and first.strip() == b"{":
+        words = "Save the list in it alone, such as by: jq -c '.data[]' all.json > rows.jsonl"
+        return f"{file.name} is one JSON object over many lines, and each row is a line or an item of a list", words
+    if kind == "json" and first.lstrip().startswith(b"{'"):
+        return f"{file.name} is Python's own form of a dict, in single quotes, and no JSON", "Write it with json.dumps."
     mark = next((words for mark, words in ((b";", "semicolons"), (b"\t", "tabs")) if mark in first), None)
     if kind == "csv" and mark and b"," not in first:
         words = f"{file.name} has {mark} between its columns, and Axolotl reads commas"
