@@ -407,6 +407,14 @@ def test_a_warning_is_called_one_and_an_error_comes_first_where_a_verb_is_refuse
     assert refused.index("[AX001]") < refused.index("[AX009]")
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "config.json"])
+def test_a_file_of_rows_is_not_read_as_a_recipe(name: str, place: Path, invoke: Invoke) -> None:
+    (place / name).write_text('{"base_model": "x"}\n', encoding="utf-8")
+    for verb in ("check", "plan", "render"):
+        result = invoke(verb, str(place / name))
+        assert (result.exit_code, "a recipe's file ends in .yaml" in result.stderr) == (2, True)
+
+
 CALL = {"type": "function", "function": {"name": "get", "arguments": "{}"}}
 PARTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "tool calls": ({}, {"content": None, "tool_calls": [CALL]}),

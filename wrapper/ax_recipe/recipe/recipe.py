@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
@@ -151,6 +152,7 @@ QUANTISATIONS = (
     "q4_1", "q4_0", "q3_K_L", "q3_K_M", "q3_K_S", "q3_K", "q2_K", "q2_0", "q1_0", "iq4_NL", "iq4_XS", "iq3_M", "iq3_S",
     "iq3_XS", "iq3_XXS", "mxfp4_MOE", "tq2_0", "tq1_0",
 )  # fmt: skip
+_DATA = frozenset([".jsonl", ".json", ".parquet", ".csv", ".txt"])
 _ROOMS = {"Lora": Lora, "Train": Train, "Scratch": Scratch, "Targets": Targets, "Checks": Checks, "Ship": Ship}
 
 
@@ -179,6 +181,9 @@ def find(name: str) -> Path:
     path = Path(name).expanduser()
     looks_like_path = path.suffix in {".yaml", ".yml"} or len(path.parts) > 1
     if looks_like_path:
+        if path.is_file() and path.suffix in _DATA:
+            words = f"a recipe's file ends in .yaml; `ax-recipe data {shlex.quote(name)}` reads rows"
+            raise RecipeError(f"{name} is no recipe, by its name", words)
         if path.is_file():
             return path
         raise RecipeError(f"{name}: no such recipe file", "name another file, or a bundled recipe: `ax-recipe list`")
@@ -371,7 +376,7 @@ def is_local(text: str, folder: Path) -> bool:
         return False
     if text.startswith((".", "/", "~")) or text.count("/") > 1:
         return True
-    return Path(text).suffix in {".jsonl", ".json", ".parquet", ".csv", ".txt"} or (folder / text).exists()
+    return Path(text).suffix in _DATA or (folder / text).exists()
 
 
 def resolve(text: str, folder: Path) -> str:
