@@ -314,7 +314,7 @@ def test_every_old_name_leads_to_one_that_exists() -> None:
     blocks = [SCHEMA, *SCHEMA["$defs"].values()]
     known = {key for block in blocks for key in block.get("properties", ())} | {"chat_template"}
     assert set(RENAMED.values()) <= known
-    assert not set(RENAMED) & set(SCHEMA["properties"])
+    assert set(RENAMED) & set(SCHEMA["properties"]) == {"fsdp"}  # which later schemas do not have
 
 
 def test_every_code_has_a_title_and_every_shipped_schema_can_be_walked() -> None:

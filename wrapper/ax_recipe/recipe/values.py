@@ -124,7 +124,7 @@ def choice(value: Any, choices: Sequence[Any], path: Keys) -> list[Finding]:
     names = [each for each in choices if isinstance(each, str)]
     near = RENAMED.get(value) if isinstance(value, str) else None
     near = near if near in names else nearest(str(value).lower(), names, cutoff=0.5)
-    all_of_them = f"One of {listed(choices)}."
+    all_of_them = f"One of {listed([each for each in choices if not str(each).startswith('_')])}."
     message = f"{described(value)} is not one of the values that exist"
     return [Finding(path, "AX003", message, f"{mean(near)} {all_of_them}" if near else all_of_them)]
 

@@ -20,6 +20,7 @@ RENAMED = {
     "eta_min": "cosine_min_lr_ratio",
     "epochs": "num_epochs",
     "finetuning_type": "adapter",
+    "fsdp": "fsdp_config",
     "grad_accum": "gradient_accumulation_steps",
     "grad_clip": "max_grad_norm",
     "gradient_accumulation": "gradient_accumulation_steps",
