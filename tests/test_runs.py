@@ -77,6 +77,13 @@ def test_a_run_that_ended_early_as_told_says_how_it_goes_on(invoke: Invoke, tmp_
     assert scored.state == "scored, waiting", "the word that runs has"
 
 
+def test_a_run_that_is_removed_as_it_is_listed_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stories.many(tmp_path / "runs", 2)
+    listed, seen = Path.glob, tmp_path / "runs" / "gone" / "state.json"
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: [*listed(folder, pattern), seen])
+    assert len(rundir.every(tmp_path / "runs")) == 2
+
+
 def test_compare_shows_what_differs_and_both_curves(invoke: Invoke, tmp_path: Path) -> None:
     file = stories.written(tmp_path)
     first = stories.made(file)

@@ -61,28 +61,19 @@ class Lock:
 
     def owner(self) -> Owner | None:
         """The live owner, if there is one."""
-        if not self.path.exists():
+        try:
+            with self.path.open("rb") as lock:
+                return _owner(lock)
+        except FileNotFoundError:  # nobody has held it yet, or the run was removed just now
             return None
-        with self.path.open("rb") as lock:
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    if found := _read(lock):
-                        return found
-                    time.sleep(0.005)  # it has the lock, and is about to write who it is
-                except OSError:  # no locks here: `held` says so, a viewer goes by the beats
-                    return _beating(lock)
-                else:
-                    found = _beating(lock)
-                    return found if found and found.is_elsewhere else None
 
     def left(self) -> Owner | None:
         """Who was killed on another machine while it held the lock; whoever ends by itself leaves nothing."""
-        if not self.path.exists():
+        try:
+            with self.path.open("rb") as lock:
+                found = _read(lock)
+        except FileNotFoundError:
             return None
-        with self.path.open("rb") as lock:
-            found = _read(lock)
         return found if found and found.is_elsewhere else None
 
     @contextmanager
@@ -132,6 +123,21 @@ class Lock:
             self._asked.unlink()
             return True
         return False
+
+
+def _owner(lock: IO[bytes]) -> Owner | None:
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if found := _read(lock):
+                return found
+            time.sleep(0.005)  # it has the lock, and is about to write who it is
+        except OSError:  # no locks here: `held` says so, a viewer goes by the beats
+            return _beating(lock)
+        else:
+            found = _beating(lock)
+            return found if found and found.is_elsewhere else None
 
 
 def _read(lock: IO[bytes]) -> Owner | None:

@@ -372,7 +372,10 @@ def made_at(orders: Mapping[str, Any]) -> Path:
 
 def every(runs: Path) -> list[RunDir]:
     """All runs, newest first."""
-    found = {path.parent: path.stat().st_ctime for name in _MARKS for path in runs.glob(f"*/{name}")}
+    found: dict[Path, float] = {}
+    for path in (path for name in _MARKS for path in runs.glob(f"*/{name}")):
+        with suppress(FileNotFoundError):  # it was removed just now
+            found[path.parent] = path.stat().st_ctime
     return [RunDir(path) for path in sorted(found, key=lambda path: found[path], reverse=True)]
 
 
