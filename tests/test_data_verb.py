@@ -308,6 +308,17 @@ def test_no_more_of_a_row_is_laid_out_than_is_shown() -> None:
     assert shown.plain.endswith("x» ...")
 
 
+def test_what_is_trained_is_shown_however_much_stands_before_it() -> None:
+    before = "tools " * 1000
+    one = Sample((Segment(f"{before}Arr!", ((len(before), len(before) + 4),)),))
+    two = Sample((Segment(before), Segment("Arr!", ((0, 4),))))
+    for sample in (one, two):
+        shown = view._shown(sample, "«»").plain
+        assert shown.endswith("«Arr!»")
+        assert "..." in shown
+        assert len(shown) < 620
+
+
 def test_keys_that_are_wrong_are_said_beside_the_figures(place: Path, invoke: Invoke) -> None:
     (place / "rows.jsonl").write_text('{"text": "a"}\n')
     config(place, datasets=[{"path": "rows.jsonl", "type": "completion", "typ": 1}], sequence_length=3)

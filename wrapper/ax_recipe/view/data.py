@@ -88,19 +88,26 @@ def _table(survey: Survey, part: Part) -> Table:
 
 
 def _shown(sample: Sample, marks: str) -> Text:
+    """A row as far as there is room: what is trained is in sight, however much stands before it."""
     text = Text()
     for segment in sample.segments:
-        text.append_text(_coloured(_cut(segment, _LONGEST - len(text)), marks))
-        if len(text) >= _LONGEST:
+        left = _LONGEST - len(text)
+        room = left if segment.trained else left // 2
+        begin = max(0, min((start for start, _ in segment.trained), default=0) - room // 2)
+        text.append("... " if begin else "")
+        text.append_text(_coloured(_cut(segment, begin, room), marks))
+        if len(segment.text) > begin + room:
             text.append(" ...")
+        if len(text) >= _LONGEST:
             break
     return text
 
 
-def _cut(segment: Segment, room: int) -> Segment:
+def _cut(segment: Segment, begin: int, room: int) -> Segment:
     """As much of it as is shown: to lay out a row of megabytes takes seconds."""
-    spans = tuple((start, min(stop, room)) for start, stop in segment.trained if start < room)
-    return Segment(segment.text[:room], spans, segment.special)
+    end = begin + room
+    spans = tuple((start - begin, min(stop, end) - begin) for start, stop in segment.trained if start < end)
+    return Segment(segment.text[begin:end], spans, segment.special)
 
 
 def _coloured(segment: Segment, marks: str) -> Text:
