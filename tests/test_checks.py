@@ -407,6 +407,12 @@ def test_a_warning_is_called_one_and_an_error_comes_first_where_a_verb_is_refuse
     assert refused.index("[AX001]") < refused.index("[AX009]")
 
 
+@pytest.mark.parametrize("key", ["hf_token", "wandb_key", "wandb_api_key"])
+def test_a_secret_is_called_one_and_no_other_name_for_it_is_offered(key: str, place: Path) -> None:
+    found = checking.quick(str(write(place, Wrong("", {key: "a" * 40}))), None, None).problems
+    assert [problem.code for problem in found if problem.key == key] == ["AX057"]
+
+
 @pytest.mark.parametrize("name", ["rows.jsonl", "config.json"])
 def test_a_file_of_rows_is_not_read_as_a_recipe(name: str, place: Path, invoke: Invoke) -> None:
     (place / name).write_text('{"base_model": "x"}\n', encoding="utf-8")

@@ -58,7 +58,9 @@ def quick(name: str, gpus: str | None, axolotl: Axolotl | None, changes: Sequenc
     except ProblemsError as error:
         return Checked(name, tuple(_with_hidden(error.problems, name, gpus, axolotl, changes)), ())
     problems = [problem for subject, known in found for problem in (*known, *checks.examine(subject))]
-    return Checked(name, tuple(dict.fromkeys(problems)), tuple(subject for subject, _ in found))
+    secrets = {problem.key for problem in problems if problem.code == secret.CODE}
+    shown = [each for each in problems if each.code != "AX001" or each.key not in secrets]
+    return Checked(name, tuple(dict.fromkeys(shown)), tuple(subject for subject, _ in found))
 
 
 def _with_hidden(

@@ -15,7 +15,7 @@ CODE = "AX057"
 # Names that hold a secret itself: Axolotl 0.21 has comet_api_key, swanlab_api_key, swanlab_lark_secret,
 # swanlab_lark_webhook_url (whoever knows it may post) and hatchery.api_key. A pad_token or an api_token_env is none.
 _NAMES = re.compile(
-    r"api_?key|access_?key|private_?key|secret|passw(or)?d|credential|webhook_url|(^|_)(hf|hub|auth|access|api|bearer)_token$",
+    r"api_?key|access_?key|private_?key|wandb_key|secret|passw(or)?d|credential|webhook_url|(^|_)(hf|hub|auth|access|api|bearer)_token$",
     re.IGNORECASE,
 )
 # What the hub, GitHub, OpenAI, AWS and Slack hand out can be told by its form; a Weights & Biases key cannot.
