@@ -205,19 +205,22 @@ class Bench:
 
     def trains(self) -> psutil.Process:
         """The process that trains: the launcher, where there is one."""
-        mine = [each for each in self.alive() if "tests/bin/trainer" in " ".join(each.cmdline())]
+        mine = self._living(lambda each: "tests/bin/trainer" in " ".join(each.cmdline()))
         return min(mine, key=lambda each: (each.create_time(), each.pid))
 
     def ranks(self) -> list[psutil.Process]:
         """The processes that the launcher started."""
-        return [each for each in self.alive() if "FAULT_RANK" in each.environ()]
+        return self._living(lambda each: "FAULT_RANK" in each.environ())
 
     def alive(self) -> list[psutil.Process]:
         """Every process that came of this place, found without ax-recipe's own means."""
+        return self._living(lambda _: True)
+
+    def _living(self, wanted: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
         found = []
         for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error, OSError):
-                mine = process.environ().get("FAULT_BENCH") == str(self.folder)
+            with contextlib.suppress(psutil.Error, OSError):  # it may end between two questions
+                mine = process.environ().get("FAULT_BENCH") == str(self.folder) and wanted(process)
                 if mine and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
