@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,20 @@ def test_a_run_that_will_not_fit_is_not_started_unless_forced(
     assert "--force starts it all the same" in refused.stderr
     assert "will not fit (" in refused.stderr.splitlines()[0], "the plan is shown first"
     assert not runs.exists()
+
+
+def test_a_margin_that_a_plan_breaks_is_named() -> None:
+    found = found_for("1xL4-24GB")
+    full = replace(found, verdict="will not fit", memory=replace(found.memory, reserved_gib=22.0, context_gib=0.0))
+    assert "will not fit (22.0 of 22.5 GiB on each GPU, 98%; 4% are left for fragmentation)" in shown(full, 120)[0]
+    assert "fragmentation" not in shown(found, 120)[0]
+
+
+def test_the_base_that_a_run_makes_is_foretold_too(invoke: Invoke) -> None:
+    found = planned(invoke, "pirate-tiny")
+    assert found["base_seconds"] > found["seconds"], "more and longer rows, more epochs"
+    assert "before it the base is made, unless it is there: 730 steps of " in invoke("plan", "pirate-tiny").stdout
+    assert planned(invoke, "pirate", "--gpus", "1xL4-24GB")["base_seconds"] is None
 
 
 def test_no_verdict_for_the_cpu() -> None:

@@ -14,7 +14,7 @@ from ax_recipe.forecast import architecture, memory, network, timing
 from ax_recipe.forecast.architecture import Shape
 from ax_recipe.forecast.choose import Choice, spread
 from ax_recipe.forecast.hardware import Hardware
-from ax_recipe.forecast.memory import UNKNOWN, WILL_NOT_FIT, Memory, judge
+from ax_recipe.forecast.memory import MOST, UNKNOWN, WILL_NOT_FIT, Memory, judge
 from ax_recipe.forecast.network import Traffic
 from ax_recipe.forecast.settings import LIGER, Settings, resolve
 from ax_recipe.forecast.timing import Timing
@@ -51,7 +51,7 @@ class Forecast:
     """All that a plan says. ``keys`` are the Axolotl keys it is about.
 
     ``choice`` and ``reasons`` (by key) say how a recipe's open keys were decided; ``experience``, what runs here
-    measured.
+    measured. ``base`` is the training before it, where a recipe makes its own base.
     """
 
     name: str
@@ -67,6 +67,14 @@ class Forecast:
     choice: Choice | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
     experience: Experience | None = None
+    base: Timing | None = None
+
+    @property
+    def size(self) -> str:
+        """What a GPU of a known size has to hold, in words."""
+        needed, card = self.memory.card_gib, self.card_gib or 0.0
+        kept = f"; {1 - MOST:.0%} are left for fragmentation" if MOST * card < needed <= card else ""
+        return f"{needed:.1f} of {card:.1f} GiB on each GPU, {needed / card:.0%}{kept}"
 
     @property
     def traffic(self) -> Traffic:
@@ -124,7 +132,7 @@ def refuse(forecast: Forecast | None) -> None:
         return
     most = f"; {forecast.levers[0].change} frees {forecast.levers[0].frees_gib:.1f} GiB" if forecast.levers else ""
     raise RecipeError(
-        f"{forecast.name} will not fit: {forecast.memory.card_gib:.1f} of {forecast.card_gib or 0:.1f} GiB on each GPU",
+        f"{forecast.name} will not fit: {forecast.size}",
         f"--force starts it all the same{most}",
     )
 
@@ -228,6 +236,7 @@ def as_json(forecast: Forecast) -> dict[str, Any]:
         "tokens_per_step": forecast.timing.tokens_per_step,
         "tokens_per_second": round(forecast.timing.tokens_per_second, 1),
         "seconds": round(forecast.timing.seconds, 1),
+        "base_seconds": round(forecast.base.seconds, 1) if forecast.base else None,
         "cost": None if forecast.timing.cost is None else round(forecast.timing.cost, 2),
         "assumed": list(forecast.timing.assumed),
         "hardware": str(forecast.hardware),

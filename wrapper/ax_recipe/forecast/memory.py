@@ -17,7 +17,7 @@ from ax_recipe.forecast.settings import Settings
 
 GIB = 2**30
 FITS, TIGHT, WILL_NOT_FIT, UNKNOWN = "fits", "tight", "will not fit", "unknown"
-_FITS, _TIGHT = 0.88, 0.96  # of the card: fragmentation and a longer row want the rest
+_FITS, MOST = 0.88, 0.96  # of the card: fragmentation and a longer row want the rest
 _LOADING = "loading"  # before the first step: it is in what the allocator holds, not in what training logs as active
 
 
@@ -117,7 +117,7 @@ def judge(needed: Memory, hardware: Hardware) -> str:
     if hardware.kind is None:
         return UNKNOWN
     share = needed.card_gib / hardware.kind.memory_gib
-    if share > _TIGHT:
+    if share > MOST:
         return WILL_NOT_FIT
     if needed.moment == "weights":  # a lower bound that fits says nothing
         return UNKNOWN

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -91,16 +91,19 @@ def _has_kernel(axolotl: Axolotl) -> bool:
 
 
 def foretold(plan: Plan, price: float | None = None) -> Forecast:
-    """What the plan's fine-tune will take.
+    """What the plan's fine-tune will take, and the making of its base before it.
 
     :raises MissingError: the base's shape is not known here.
     """
-    recipe = plan.recipe
-    reasons = {key: origin.reason for key, origin in plan.train.origins.items() if origin.source == "hardware"}
+    recipe, shape = plan.recipe, plans.shape_of(plan.recipe)
     folder = recipe.file.resolve().parent
-    shape = plans.shape_of(recipe)
-    found = forecast.foretell(recipe.name, plan.train.values, plan.hardware, folder, shape=shape, price=price)
-    return replace(found, choice=plan.choice, reasons=reasons)
+
+    def of(keys: Mapping[str, Any]) -> Forecast:
+        return forecast.foretell(recipe.name, keys, plan.hardware, folder, shape=shape, price=price)
+
+    reasons = {key: origin.reason for key, origin in plan.train.origins.items() if origin.source == "hardware"}
+    base = of(plan.base.values).timing if plan.base else None
+    return replace(of(plan.train.values), choice=plan.choice, reasons=reasons, base=base)
 
 
 def _foretold_if_known(plan: Plan) -> Forecast | None:

@@ -13,7 +13,7 @@ from rich.text import Text
 from ax_recipe.forecast.choose import Choice
 from ax_recipe.forecast.forecast import Forecast
 from ax_recipe.forecast.memory import FITS, TIGHT, WILL_NOT_FIT, Parts
-from ax_recipe.forecast.timing import START_S
+from ax_recipe.forecast.timing import START_S, Timing
 from ax_recipe.view.figures import clean, counted, duration, parameters
 from ax_recipe.view.row import style
 
@@ -90,9 +90,8 @@ def _headline(forecast: Forecast) -> Text:
     begins = Text.assemble((clean(forecast.name), style("title")), f" on {forecast.hardware}: ")
     if not card:  # how much of a machine's memory is free for a run, nobody knows beforehand
         return begins.append(f"about {needed:.1f} GiB of memory")
-    size = f" ({needed:.1f} of {card:.1f} GiB on each GPU, {needed / card:.0%})"
     words = {"unknown": "no verdict"}.get(forecast.verdict, forecast.verdict)
-    return Text.assemble(begins, (words, style(_BADGES.get(forecast.verdict, "strong"))), size)
+    return Text.assemble(begins, (words, style(_BADGES.get(forecast.verdict, "strong"))), f" ({forecast.size})")
 
 
 def _about(forecast: Forecast) -> Text:
@@ -149,8 +148,14 @@ def _times(forecast: Forecast) -> Iterator[Text]:
     steps = f"{t.steps:,} steps of {t.tokens_per_step:,} tokens, {t.tokens_per_second:,.0f} tokens/s"
     training = f"{t.step_seconds:.3g} s a step: {duration(t.steps * t.step_seconds)}"
     yield Text(f"{steps}, {training}, with {START_S:.0f} s to start {duration(t.seconds)} ({t.assumed[0]}){cost}")
+    if forecast.base:
+        yield Text(f"before it the base is made, unless it is there: {_in_short(forecast.base)}")
     yield from _between(forecast)
     yield Text(f"assumed: {'; '.join(t.assumed[1:])}", style("label"))
+
+
+def _in_short(t: Timing) -> str:
+    return f"{t.steps:,} steps of {t.tokens_per_step:,} tokens, {duration(t.seconds)}"
 
 
 def _between(forecast: Forecast) -> Iterator[Text]:
