@@ -288,7 +288,8 @@ RULES: tuple[Rule, ...] = (
         "hang",
         "ACT",
         "Nothing has come for {silent} minutes, where a step takes {pace} s.{why} NCCL gives up after 30 minutes; "
-        "`py-spy dump --pid` of a rank says where it waits (Axolotl docs/nccl.qmd).",
+        "`kill -USR2` has a rank that ax-recipe started write to its log where it waits; of any other, "
+        "`py-spy dump --pid` tells.",
         "Axolotl docs/nccl.qmd; torch's NCCL watchdog",
         "judge",
         "no line and no step for 180 s and for 10 median steps, while training (not compiling, evaluating or saving)",
