@@ -87,16 +87,20 @@ def made(
     return run
 
 
-def many(folder: Path, count: int) -> None:
-    """``count`` run folders that hold a state and nothing else."""
+def many(folder: Path, count: int, told: bytes = b"") -> None:
+    """``count`` run folders that hold a state and nothing else; of an interrupted training, what it ``told``."""
     stages: list[dict[str, Any]] = [
         {"name": name, "state": "done", "detail": "words " * 8, "attempt": 1, "started": STARTED, "ended": STARTED + 9}
         for name in ("base", "preprocess", "train", "evaluate", "merge", "check-merge", "export", "deploy", "chat")
     ]
+    stages[2]["state"] = "interrupted" if told else "done"
     for number in range(count):
         run = folder / f"{'even' if number % 2 == 0 else 'odd'}-{number:04}"
         run.mkdir(parents=True)
-        stages[2]["figures"] = {"steps": number, "loss": 1 + number % 97 / 97}
+        if told:
+            (run / "events.jsonl").write_bytes(told)
+        else:
+            stages[2]["figures"] = {"steps": number, "loss": 1 + number % 97 / 97}
         (run / "state.json").write_text(
             json.dumps({"recipe": run.name.partition("-")[0], "stages": stages}), encoding="utf-8"
         )

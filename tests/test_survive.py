@@ -108,6 +108,8 @@ def test_a_run_that_goes_on_is_told_of_as_it_is_so_far(command: Command, small_r
         assert f"Nothing failed so far: {newest().name} goes on, at train." in told
         command("stop")
         until(lambda: newest().holder() is None)
+    (row,) = json.loads(command("runs", "--json").stdout)
+    assert (row["status"], row["steps"], row["loss"]) == ("interrupted", 2, 2.0), "as far as it came"
 
 
 def test_what_is_no_more_there_is_not_called_done(command: Command, done: RunDir, small_recipe: Path) -> None:

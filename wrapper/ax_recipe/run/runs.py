@@ -1,4 +1,4 @@
-"""All runs at a glance, from state.json alone; and a run that goes."""
+"""All runs at a glance, from state.json and, of a training not done, the end of its events; and a run that goes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ from ax_recipe.run import rundir
 from ax_recipe.run.rundir import RunDir, RunState
 
 UNREADABLE = "unreadable"
-_TAIL = 8192  # bytes of events: some fifty of them, and one in two is a step
+_TAIL = 16384  # bytes of events: a hundred of them, and one in two is a step
+_STEP = re.compile(rb'"event": "(?:step|metrics)", .*"step": (\d{1,15})')
+_LOSS = re.compile(rb'"event": "metrics", .*"loss": (-?\d{1,15}(?:\.\d+)?(?:e[-+]?\d{1,2})?)')
+_UNDONE = ("running", "failed", "interrupted")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One run. Times are unix seconds, losses are means a token, ``matched`` of ``asked`` answers were as taught.
 
-    Of one that runs, ``seconds`` and ``steps`` are those so far.
+    Of one whose training is not done, ``seconds``, ``steps`` and ``loss`` are those so far.
     """
 
     name: str
@@ -79,22 +82,24 @@ def _row(run: RunDir, state: RunState) -> Row:
     starts = [stage.started for stage in state.stages if stage.started]
     ends = {stage.name: time.time() if stage.state == "running" else stage.ended for stage in state.stages}
     took = [end - stage.started for stage in state.stages if stage.started and (end := ends[stage.name])]
-    if state.status == "running":
-        figures = {"steps": so_far} | figures if (so_far := _steps_so_far(run)) else figures
+    if any(stage.name == "train" and stage.state in _UNDONE for stage in state.stages):
+        figures = _so_far(run) | figures
     known = {name: figures[name] for name in ("loss", "eval_loss", "eval_loss_before") if name in figures}
     counts = {name: int(figures[name]) for name in ("steps", "matched", "asked") if name in figures}
     started, seconds = min(starts, default=None), sum(took) if took else None
     return Row(run.name, state.recipe, state.status, str(run.path), started, seconds, **known, **counts)
 
 
-def _steps_so_far(run: RunDir) -> int:
-    """The last step that the end of its events tells; of pre-training nothing is told."""
-    if not run.events.is_file():
-        return 0
-    with run.events.open("rb") as file:
-        file.seek(max(0, run.events.stat().st_size - _TAIL))
-        told = re.findall(rb'"event": "step", .*"step": (\d+)', file.read())
-    return int(told[-1]) if told else 0
+def _so_far(run: RunDir) -> dict[str, float]:
+    """The last step, and the last loss that is a number, that the end of its events tells; of pre-training nothing."""
+    try:
+        with run.events.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+            told = file.read()
+    except FileNotFoundError:
+        return {}
+    found = {"steps": _STEP.findall(told), "loss": _LOSS.findall(told)}
+    return {name: float(values[-1]) for name, values in found.items() if values}
 
 
 def others_in_words(run: RunDir) -> str:
