@@ -17,6 +17,7 @@ from ax_recipe.checks import all as checks
 from ax_recipe.checks import checking, planned, rows, unwritten
 from ax_recipe.checks.subject import Subject
 from ax_recipe.codes import CODES
+from ax_recipe.data import marks
 from ax_recipe.errors import Problem
 from ax_recipe.forecast import hardware
 from ax_recipe.forecast.hardware import CPU, parse
@@ -457,6 +458,67 @@ def test_what_templates_write_is_what_axolotls_own_have_words_for() -> None:
     for name, writes in unwritten._WRITES.items():
         text = (folder / f"{name}.jinja").read_text(encoding="utf-8")
         assert {part for part, word in words.items() if word in text} == writes, name
+
+
+RENDERED = "<|start_header_id|>user<|end_header_id|>\n\nAhoy?<|eot_id|>"
+LLAMA3 = "<|start_header_id|>, <|end_header_id|>, <|eot_id|>"
+DOUBLED = "and the chat template writes that, too: trained doubled"
+SAID = "which chat templates write around turns ({}): trained as text"
+MARKED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "its own": ({"chat_template": "llama3"}, RENDERED, f"{LLAMA3}, {DOUBLED}"),
+    "another's": ({"chat_template": "llama3"}, "[INST] Ahoy?</s>", f"[INST], </s>, {SAID.format('mistral_v1')}"),
+    "an end": ({"chat_template": "mistral_v7_tekken"}, "Ahoy?</s>", f"</s>, {DOUBLED}"),
+    "own jinja": (
+        {"chat_template": "jinja", "chat_template_jinja": "{{ messages }}<start_of_turn>"},
+        "<start_of_turn>Ahoy?",
+        f"<start_of_turn>, {DOUBLED}",
+    ),
+}
+
+
+def marked(found: tuple[Problem, ...], name: str) -> list[tuple[int | None, str]]:
+    return [(each.line, each.message) for each in found if each.code == "AX059" and str(each.file).endswith(name)]
+
+
+@pytest.mark.parametrize("case", MARKED)
+def test_text_that_holds_marks_of_chat_templates_is_named_by_its_row(case: str, place: Path, invoke: Invoke) -> None:
+    keys, text, message = MARKED[case]
+    said = [{"role": "user", "content": text}, {"role": "assistant", "content": "<think>Arr</think> <s>[1] <|x|>"}]
+    (place / "marks.jsonl").write_text(CHAT + json.dumps({"messages": said}) + "\n", encoding="utf-8")
+    wrong = str(write(place, Wrong("", {**keys, **data(path="marks.jsonl")})))
+    wanted = [(2, f"its text holds {message}")]
+    assert marked(checking.quick(wrong, None, None).problems, "marks.jsonl") == wanted
+    for name in (wrong, "marks.jsonl"):  # with a recipe, and the data alone, where nobody knows its template
+        told = json.loads(invoke("data", name, "--json").stdout)["problems"]
+        lines = [(each["line"], each["message"]) for each in told if each["code"] == "AX059"]
+        assert lines == wanted if name == wrong else [line for line, _ in lines] == [2]
+
+
+def test_rows_that_all_hold_marks_are_one_finding_with_their_number(place: Path, invoke: Invoke) -> None:
+    row = json.dumps({"messages": [{"role": "user", "content": RENDERED}, {"role": "assistant", "content": "Arr."}]})
+    (place / "marks.jsonl").write_text(f"{row}\n" * 30, encoding="utf-8")
+    wrong = Wrong("", {"chat_template": "llama3", **data(path="marks.jsonl")})
+    found = marked(checking.quick(str(write(place, wrong)), None, None).problems, "marks.jsonl")
+    assert found == [(1, f"its text holds {LLAMA3}, {DOUBLED}"), (2, "29 more rows like this")]
+    made = invoke("new", "mine", "--base", "Qwen/Qwen3-4B", "--data", "marks.jsonl", "--gpus", "0")
+    assert made.stderr.count("[AX059]") == 2
+
+
+def test_marks_are_no_finding_where_the_text_is_meant_to_hold_them(place: Path) -> None:
+    (place / "marks.jsonl").write_text(json.dumps({"text": RENDERED}) + "\n", encoding="utf-8")
+    wrong = str(write(place, Wrong("", data(path="marks.jsonl", type="completion"))))
+    assert not marked(checking.quick(wrong, None, None).problems, "")
+
+
+@pytest.mark.axolotl
+def test_marks_are_those_of_axolotls_own_templates() -> None:
+    command = installed_axolotl()
+    assert command is not None
+    folder = next(command.parents[1].glob("lib/python*/site-packages/axolotl/utils/chat_templates/templates"))
+    known = {mark for each in marks.WRITTEN.values() for mark in each}
+    for file in folder.glob("*.jinja"):
+        text = file.read_text(encoding="utf-8")
+        assert {mark for mark in known if mark in text} == set(marks.WRITTEN.get(file.stem, ())), file
 
 
 CHAT = '{"messages": [{"role": "user", "content": "Ahoy?"}, {"role": "assistant", "content": "Arr."}]}\n'

@@ -430,6 +430,14 @@ CODES: Mapping[str, Page] = {
         "A template that writes them: the model's own (tokenizer_default), or chat_template: jinja with one that does.",
         "chat_template: llama3  ->  chat_template: tokenizer_default",
     ),
+    "AX059": Page(
+        "marks of a chat template in the text",
+        "What a row says holds a mark that chat templates write around turns: <|im_start|>, [INST], </s>, ...",
+        "The template writes its own once more, and the tokenizer makes the same special token of both: the model "
+        "learns turns within turns. Another template's marks it learns to say.",
+        "Remove the marks from the data; rows whose text is rendered already want `type: completion`.",
+        '{"role": "user", "content": "[INST] Ahoy? [/INST]"}  ->  {"role": "user", "content": "Ahoy?"}',
+    ),
 }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from typing import Any
 
 from ax_recipe.checks.accounts import has_hub_token
 from ax_recipe.checks.subject import ADAPTERS, Subject, nearest
@@ -241,6 +242,20 @@ def template_text(subject: Subject, name: str) -> str | None:
     pattern = f"lib/python*/site-packages/axolotl/utils/chat_templates/templates/{name}.jinja"
     found = next(iter(subject.axolotl.command.parents[1].glob(pattern)), None)
     return found.read_text(encoding="utf-8") if found else None
+
+
+def written(subject: Subject, dataset: Mapping[str, Any]) -> str | None:
+    """The text of the template that the dataset is read with; None where it is not here."""
+    place: Mapping[str, Any] = dataset if dataset.get("chat_template") else subject.keys
+    name, jinja = str(place.get("chat_template") or "tokenizer_default"), place.get("chat_template_jinja")
+    if isinstance(jinja, str) and name in {"jinja", "tokenizer_default"}:
+        path = subject.path(jinja) if len(jinja) < 300 and "\n" not in jinja and "{" not in jinja else None
+        return path.read_text(encoding="utf-8") if path and path.is_file() else jinja
+    if name.startswith("tokenizer_default"):
+        files = _files(subject)
+        default = files.chat_template if files else None
+        return default or template_text(subject, name.removeprefix("tokenizer_default_fallback_"))
+    return template_text(subject, name)
 
 
 def marks(subject: Subject, name: str) -> list[str]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ax_recipe.checks.model import written
 from ax_recipe.checks.subject import Subject, as_number, nearest
 from ax_recipe.checks.unwritten import unwritten
 from ax_recipe.data import formats, glance, turns
+from ax_recipe.data.marks import marks
 from ax_recipe.data.rows import Row, Source, fault, locate, read
 from ax_recipe.data.turns import EMPTY, UNTRAINED, TurnsError
 from ax_recipe.errors import Problem, RecipeError
@@ -48,7 +51,7 @@ ROOMS = ("datasets", "test_datasets", "pretraining_dataset")
 
 
 def data(subject: Subject) -> Iterator[Problem]:
-    """Every finding about the data: AX004, AX012 to AX024, AX053, AX058."""
+    """Every finding about the data: AX004, AX012 to AX024, AX053, AX058, AX059."""
     named = any(subject.list(room) for room in ("datasets", "pretraining_dataset"))
     if not named and not subject.has_plugin("NemoGym"):  # that plugin brings its own
         yield subject.problem("AX053", "datasets", "no data is named to train on", "datasets: [{path: ..., type: ...}]")
@@ -209,7 +212,7 @@ def _columns(subject: Subject, found: Looked, rows: Sequence[Mapping[str, Any]])
 
 
 def _each(subject: Subject, found: Looked) -> Iterator[Problem]:
-    """AX013, AX015 to AX017: the rows that lack what others have, the same that `ax-recipe data` names."""
+    """AX013, AX015 to AX017, AX059: the rows that lack what others have, the same that `ax-recipe data` names."""
     wanted = formats.columns(found.dataset, subject.text("rl")) or ()
     whole = []
     for row, value in ((row, row.value) for row in found.first if row.value is not None):
@@ -222,6 +225,9 @@ def _each(subject: Subject, found: Looked) -> Iterator[Problem]:
         yield from unwritten(subject, found.key, found.dataset, (value for _, value in whole))
     elif answers := [name for name in wanted if name in formats.ANSWERS]:
         yield from (_untrained(row) for row, value in whole if not any(str(value[name]).strip() for name in answers))
+    look = marks(found.dataset, subject.keys, cache(lambda: written(subject, found.dataset) or ""))
+    marked = [problem for row, _ in whole if (problem := look.problem(row))]
+    yield from marked if len(marked) < len(whole) else _summed(marked, 1)
 
 
 def _paired(subject: Subject, row: Mapping[str, Any]) -> str | None:

@@ -8,17 +8,19 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ax_recipe import assets
 from ax_recipe.axolotl import Axolotl
 from ax_recipe.checks import checking, foreign
-from ax_recipe.checks.model import template_text
+from ax_recipe.checks.model import written
 from ax_recipe.checks.subject import Subject
 from ax_recipe.data import formats, turns
 from ax_recipe.data import rows as files
 from ax_recipe.data.counting import ByBytes, ByTokenizer, Counter
+from ax_recipe.data.marks import marks
 from ax_recipe.data.measure import How, Measured, measure, packing, quantile
 from ax_recipe.data.rows import KINDS, Row, Source
 from ax_recipe.data.samples import reader
@@ -102,7 +104,7 @@ def of_file(
                 continue
             parts.append(Part(str(key[0]), str(dataset.get("path")), _type(dataset), found))
             problems += [*found.problems, *_whole(subject, key, dataset, found, how)]
-            if found.form and found.form.name == formats.CHAT and _written(subject, dataset) is None:
+            if found.form and found.form.name == formats.CHAT and written(subject, dataset) is None:
                 notes += [_DRAWN] if _DRAWN not in notes else []
     epochs = subject.number("num_epochs") or 1.0
     return Survey(name, tuple(parts), tuple(problems), _longest(subject), epochs, counter.exact, tuple(notes))
@@ -206,6 +208,7 @@ def _how(subject: Subject, dataset: Mapping[str, Any], counter: Counter, seen: M
         trained_on=seen["datasets"] if held_out else None,
         strategy=str(subject.keys.get("excess_length_strategy") or "drop"),
         columns=formats.columns(dataset, subject.text("rl")),
+        marks=marks(dataset, subject.keys, cache(lambda: written(subject, dataset) or "")),
     )
 
 
@@ -217,23 +220,9 @@ def _template(subject: Subject, dataset: Mapping[str, Any]) -> tuple[Template, s
     special = {name: text for name, text in subject.block("special_tokens").items() if isinstance(text, str)}
     tokens = {"bos_token": "", "eos_token": "</s>", **named, **special}
     ends = [str(each) for each in subject.list("eot_tokens")] or [tokens["eos_token"]]
-    text = _written(subject, dataset) or turns.PLAIN
+    text = written(subject, dataset) or turns.PLAIN
     train_ends = dataset.get("train_on_eot", dataset.get("train_on_eos", "turn"))
     return Template(text, tokens, ends, str(train_ends or "none").lower()), tokens["eos_token"]
-
-
-def _written(subject: Subject, dataset: Mapping[str, Any]) -> str | None:
-    """The text of the template that the dataset is read with; None where it is not here."""
-    place: Mapping[str, Any] = dataset if dataset.get("chat_template") else subject.keys
-    name, jinja = str(place.get("chat_template") or "tokenizer_default"), place.get("chat_template_jinja")
-    if isinstance(jinja, str) and name in {"jinja", "tokenizer_default"}:
-        path = subject.path(jinja) if len(jinja) < 300 and "\n" not in jinja and "{" not in jinja else None
-        return path.read_text(encoding="utf-8") if path and path.is_file() else jinja
-    if name.startswith("tokenizer_default"):
-        folder = subject.tokenizer()
-        default = tokenizers.load(folder).chat_template if folder else None
-        return default or template_text(subject, name.removeprefix("tokenizer_default_fallback_"))
-    return template_text(subject, name)
 
 
 def _whole(subject: Subject, key: Keys, dataset: Mapping[str, Any], found: Measured, how: How) -> Iterator[Problem]:

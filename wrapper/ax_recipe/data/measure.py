@@ -12,6 +12,7 @@ from typing import Any
 
 from ax_recipe.data import formats
 from ax_recipe.data.counting import Counter
+from ax_recipe.data.marks import Marks
 from ax_recipe.data.rows import Row
 from ax_recipe.data.samples import Reader, Sample
 from ax_recipe.data.seen import Seen
@@ -60,6 +61,7 @@ class How:
     trained_on: Seen | None = None
     strategy: str = "drop"
     columns: tuple[str, ...] | None = None
+    marks: Marks | None = None
 
 
 def measure(rows: Iterable[Row], how: How, tick: Callable[[Row], None]) -> Measured:
@@ -95,6 +97,8 @@ def _sample(row: Row, how: How, found: Measured) -> Sample | None:
         found.broken += 1
         found.note(row.problem("AX013", "error", lacks(row.value, lacking), "Mend or remove this row."))
         return None
+    if how.marks and (marked := how.marks.problem(row)):
+        found.note(marked)
     try:
         return how.reader(row.value)
     except RecipeError as error:
