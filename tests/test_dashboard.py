@@ -16,7 +16,19 @@ from rich.cells import cell_len
 from rich.console import Console
 
 import histories
-from ax_recipe.observe.events import Crashed, Evaluation, Event, Gpu, GpuSample, Line, Metrics, Step, Warned
+from ax_recipe.observe.events import (
+    Crashed,
+    Evaluation,
+    Event,
+    Gpu,
+    GpuSample,
+    Line,
+    Metrics,
+    StageEnded,
+    StageStarted,
+    Step,
+    Warned,
+)
 from ax_recipe.observe.folding import advance
 from ax_recipe.observe.state import State
 from ax_recipe.view.dashboard import fits, view
@@ -128,6 +140,22 @@ def test_a_schedule_that_is_left_is_named() -> None:
     assert "on schedule" in shown(state, 120, 36)
     advance(state, Metrics({"loss": 0.6, "learning_rate": 1e-4}, 813, exact=True))
     assert "due 5.8" in shown(state, 120, 36)
+
+
+def test_a_stage_without_steps_shows_none_of_the_training() -> None:
+    state, phases = histories.finished(), set()
+    for event in [StageStarted("evaluate"), *histories.recorded("axolotl-0.19.0-evaluate.log", 230)]:
+        advance(state, event)
+        if state.phase not in phases:
+            phases.add(state.phase)
+            for width, height in ((120, 36), (80, 24), (60, 10), (40, 1)):
+                text = shown(state, width, height)
+                assert f"● {state.phase}" in text
+                assert not any(words in text for words in ("100%", "ETA", f"{state.step}/{state.total_steps}"))
+    assert phases == {"starting", "importing", "preparing", "loading", "evaluating"}
+    advance(state, StageEnded("evaluate", 1))
+    assert "✗ failed" in shown(state, 120, 36)
+    assert "100%" not in shown(state, 120, 36)
 
 
 def test_more_gpus_than_rows_share_the_last_row() -> None:

@@ -87,6 +87,11 @@ class State:
         return self.trained_stage == self.stage
 
     @property
+    def after_training(self) -> bool:
+        """Whether another stage has trained and this one has not: the steps that are known are not its own."""
+        return bool(self.trained_stage) and not self.trained
+
+    @property
     def step_seconds(self) -> float | None:
         """Seconds of one step: the median of the last ``PACE_STEPS``."""
         return median(self.paces) if self.paces else None

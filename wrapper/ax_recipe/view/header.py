@@ -12,6 +12,7 @@ from ax_recipe.view.layout import Look, fit, pair, rail, spread
 from ax_recipe.view.row import Row, Rows, as_many, joined
 
 _PATH = ("importing", "preparing", "loading", "compiling", "training")
+_COLOURS = {"running": "line", "finished": "OK", "failed": "STOP", "interrupted": "WATCH"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +95,10 @@ def _stage(mark: str, name: str, word: str) -> Row:
 
 
 def progress(scene: Scene, width: int) -> Row:
-    """The bar with step, percentage and ETA; before the first step, the way there."""
+    """The bar with step, percentage and ETA; before the first step, the way there; of a stage without steps a word."""
     state, look = scene.state, scene.look
+    if _without_steps(state):
+        return fit(brief(scene), width, look)
     if _before_training(state):
         return _way(scene, width)
     left = Row(" ", (_word(state), "strong"), "  ")
@@ -103,16 +106,23 @@ def progress(scene: Scene, width: int) -> Row:
     room = width - left.width - right.width - 1
     if room < 8:
         return fit(brief(scene), width, look)
-    style = {"running": "line", "finished": "OK", "failed": "STOP", "interrupted": "WATCH"}[state.status]
-    return Row(left, rail(scene.share, room, look, style), right)
+    return Row(left, rail(scene.share, room, look, _COLOURS[state.status]), right)
 
 
 def brief(scene: Scene) -> Row:
     """The same without its bar."""
     word = Row(" ", (_word(scene.state), "strong"))
+    if _without_steps(scene.state):
+        mark = scene.look.stage[scene.state.status]
+        return Row(" ", (mark, _COLOURS[scene.state.status]), word)
     if _before_training(scene.state):
         return word
     return joined([word, Row(scene.percent.strip()), Row(scene.steps), ending(scene)], "  ")
+
+
+def _without_steps(state: State) -> bool:
+    """Whether a stage behind the training is under way or went wrong; where all is done, the bar tells of the run."""
+    return state.after_training and state.status != "finished"
 
 
 def _before_training(state: State) -> bool:
