@@ -64,6 +64,21 @@ def test_a_log_with_no_more_than_imports_is_of_a_training_that_runs(
         assert invoke(verb, str(log)).exit_code == 0
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-8"])
+@pytest.mark.parametrize("verb", ["replay", "diagnose"])
+def test_a_log_is_read_by_its_byte_order_mark(invoke: Invoke, verb: str, encoding: str, tmp_path: Path) -> None:
+    """Windows PowerShell's ``>`` and Tee-Object write UTF-16 with CR LF, its Out-File -Encoding utf8 a mark as well."""
+    plain, marked = tmp_path / "plain.log", tmp_path / "marked.log"
+    for log in sorted(LOGS.glob("axolotl-0.19.0-*.log")):
+        text = log.read_bytes().decode("utf-8", "replace")
+        plain.write_bytes(text.encode())
+        marked.write_bytes(f"\ufeff{text.replace(chr(10), chr(13) + chr(10))}".encode(encoding))
+        told = [invoke(verb, str(file), "--json") for file in (plain, marked)]
+        assert told[0].exit_code == 0
+        assert told[1].exit_code == 0, log
+        assert told[0].stdout == told[1].stdout
+
+
 @pytest.mark.parametrize("log", sorted(LOGS.glob("*.log")), ids=lambda log: log.stem)
 def test_every_recorded_log_is_one_from_its_third_line_on(invoke: Invoke, log: Path, tmp_path: Path) -> None:
     begun = tmp_path / "begun.log"

@@ -14,6 +14,7 @@ from ax_recipe.diagnose.causes.table import signed
 from ax_recipe.observe.collected import bare
 from ax_recipe.observe.events import Config, Crashed, Event, Interrupted, Line, Metrics, Phase, Warned
 from ax_recipe.observe.folding import advance
+from ax_recipe.observe.follow import opened
 from ax_recipe.observe.log import LogReader
 from ax_recipe.observe.state import State
 
@@ -102,7 +103,7 @@ class Reading:
 
 def read(path: Path) -> Reading:
     """Read the log at ``path``; memory does not grow with it. Raises OSError if it cannot be read."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         return _Reader().read(file)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ax_recipe.errors import RecipeError
 from ax_recipe.observe.folding import advance, end
-from ax_recipe.observe.follow import CHUNK, Splitter
+from ax_recipe.observe.follow import CHUNK, Splitter, opened
 from ax_recipe.observe.log import LogReader
 from ax_recipe.observe.state import State
 
@@ -26,7 +26,7 @@ def replay(path: Path, exit_code: int | None = None) -> State:
 def read(path: Path, exit_code: int | None = None) -> tuple[State, bool]:
     """The state as ``replay`` has it, and whether anything in ``path`` is a training's: once is all a pipe is read."""
     splitter, reader, state = Splitter(), LogReader(), State()
-    with path.open("rb") as file:
+    with opened(path) as file:
         while data := file.read(CHUNK):
             fold(splitter.split(data), reader, state)
     fold(splitter.rest(), reader, state)
