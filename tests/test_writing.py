@@ -84,6 +84,19 @@ def test_what_is_written_passes_the_checks_and_fits(form: str, base: str, gpus: 
     assert all(len(line) <= 120 for line in path.read_text(encoding="utf-8").splitlines())
 
 
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (1, ("# 1 row, ", "# 1 row is few: each is seen 4 times", "about 1 step an epoch")),
+        (10, ("# 10 rows, ", "# 10 rows are few", "about 2 steps an epoch", "# 1 of 10 rows is kept apart")),
+        (40, ("# 40 rows, ", "about 10 steps an epoch", "# 4 of 40 rows are kept apart")),
+    ],
+)
+def test_one_of_a_thing_is_not_called_several(rows: int, words: tuple[str, ...]) -> None:
+    text = made(BASES[0], CHAT, rows).read_text(encoding="utf-8")
+    assert [word for word in words if word not in text] == [], text
+
+
 def test_the_schema_lies_beside_and_is_ours() -> None:
     made(BASES[0], CHAT)
     assert json.loads(Path("ax-recipe.schema.json").read_text(encoding="utf-8")) == recipe.schema()

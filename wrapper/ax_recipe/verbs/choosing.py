@@ -19,6 +19,7 @@ from ax_recipe.forecast.hardware import Hardware
 from ax_recipe.recipe import recipe as recipes
 from ax_recipe.ship import tokenizer as tokenizers
 from ax_recipe.ship.tokenizer import TokenizerFiles
+from ax_recipe.view.figures import counted
 
 _LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _LEAST_SEQUENCES, _LEAST_STEPS = 200, 50  # of an epoch: below these a training has too few steps to learn by
@@ -138,7 +139,8 @@ def data_keys(wish: Wish, template: str) -> tuple[Mapping[str, Any], str]:
         return {"type": kinds.get(wish.goal, "completion")}, "not looked at here: its type is a guess"
     seen, first = wish.seen, wish.seen.first
     middle = seen.longest(0.5)
-    why = f"{seen.rows:,} rows, {middle:,} tokens in the middle, {seen.lengths[-1]:,} at most ({by_bytes.RULE})"
+    tokens = f"{middle:,} tokens in the middle, {seen.lengths[-1]:,} at most ({by_bytes.RULE})"
+    why = f"{counted(seen.rows, 'row')}, {tokens}"
     if wish.goal == "chat":
         return glance.chat_keys(first), why
     if wish.goal == "instruct":
@@ -174,7 +176,7 @@ def epochs(wish: Wish) -> tuple[int, str]:
         return 1, "how many rows there are is not known here"
     epochs = 4 if rows < 500 else 3 if rows < 2000 else 2 if rows < 20_000 else 1
     often = "enough to be seen once" if epochs == 1 else f"few: each is seen {epochs} times"
-    return epochs, f"{rows:,} rows are {often}"
+    return epochs, f"{counted(rows, 'row')} {'is' if rows == 1 else 'are'} {often}"
 
 
 def rate(wish: Wish, method: str) -> tuple[float, str]:
@@ -219,7 +221,7 @@ def batch(wish: Wish, length: int, packed: bool) -> tuple[int, str]:
     if units is None:
         return size, "rows a step, over all GPUs"
     word = "full sequences" if packed else "rows"
-    return size, f"{word} a step, about {max(1, round(units / size)):,} steps an epoch"
+    return size, f"{word} a step, about {counted(max(1, round(units / size)), 'step')} an epoch"
 
 
 def special(wish: Wish, template: str) -> Iterator[tuple[str, tuple[str, str]]]:

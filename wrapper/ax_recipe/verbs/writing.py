@@ -255,7 +255,8 @@ def _put_data(lines: _Lines, wish: Wish, template: str, folder: Path) -> None:
             lines.put(key, value, "", "    ")
     elif rows is None or rows >= 10:
         share = 0.1 if rows and rows < 200 else 0.05 if rows and rows < 2000 else 0.01
-        kept = f"{max(1, round(share * rows)):,} of {rows:,} rows are" if rows else "a hundredth is"
+        some = max(1, round(share * rows)) if rows else 1
+        kept = f"{some:,} of {rows:,} rows {'is' if some == 1 else 'are'}" if rows else "a hundredth is"
         lines.put("val_set_size", share, f"{kept} kept apart, to see whether it learns or memorises")
 
 
