@@ -10,14 +10,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from ax_recipe.errors import MissingError, RecipeError
-from ax_recipe.run import rundir
+from ax_recipe.observe.feed import Feed
+from ax_recipe.run import rundir, runs
 from ax_recipe.run.rundir import RunDir, RunState, StageRecord
+from ax_recipe.view import figures, header, layout
+from ax_recipe.view.plain import PlainLines
 from conftest import ROOT, Started
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -90,6 +94,41 @@ def test_a_stop_ends_in_a_noted_interruption_and_resume_goes_on(command: Command
     assert not newest().stop_file.exists()
     assert command("resume", FAKE_AXOLOTL="ok").returncode in (0, 1)
     assert states(newest())["evaluate"] == "done"
+
+
+def test_a_resumed_run_worked_as_long_in_every_view_and_not_while_it_lay_still(
+    command: Command, small_recipe: Path
+) -> None:
+    with background(["run", str(small_recipe), "--until", "train"], FAKE_AXOLOTL="hang") as viewer:
+        until(lambda: rundir.every(rundir.root()) and newest().events.exists())
+        command("stop")
+        viewer.wait(DEADLINE_S)
+    run = newest()
+    left = run.read_state()
+    for stage in left.stages:  # all of it was eight hours ago, and the training took 200 s
+        began = stage.started - 8 * 3600 if stage.started else None
+        took = 200 if stage.name == "train" else 0
+        left = left.with_stage(replace(stage, started=began, ended=began + took if began else None))
+    run.write_state(left)
+    assert command("resume", "--until", "train").returncode == 0
+    row, feed = runs.row_of(run), Feed(run)
+    assert not feed.poll()
+    assert row.seconds is not None
+    assert 200 < row.seconds < 200 + DEADLINE_S
+    assert header.Scene(feed.state, layout.ASCII, now=time.time()).elapsed == row.seconds
+    assert PlainLines().lines(feed.state)[0].startswith(figures.clock(row.seconds))
+
+
+def test_a_run_whose_runner_was_killed_worked_until_its_last_word(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.write_state(RunState("r", (StageRecord("train", "running", attempt=2, started=1000.0, worked=5.0),)))
+    assert run.current_state().worked == 5.0, "it said nothing"
+    run.log("train", 2).parent.mkdir()
+    run.log("train", 2).write_text("Loading model\n")
+    os.utime(run.log("train", 2), (1100.0, 1100.0))
+    feed = Feed(run)
+    feed.poll()
+    assert runs.row_of(run).seconds == feed.state.elapsed(9999.0) == 105.0
 
 
 def test_the_run_outlives_its_viewer_and_leaves_no_process(command: Command, small_recipe: Path) -> None:

@@ -20,11 +20,10 @@ def by_hand(run: RunDir, name: str, work: Callable[[], Outcome]) -> Outcome:
     :raises MissingError: a live runner works on this run.
     """
     with run.held():
-        state = run.read_state()
+        state = run.left_state()
         before = state.stage(name)
-        record = replace(
-            before, state="running", attempt=before.attempt + 1, started=time.time(), ended=None, detail=""
-        )
+        again = replace(before, state="running", attempt=before.attempt + 1, detail="", worked=before.seconds)
+        record = replace(again, started=time.time(), ended=None)
 
         def note(how: StageState, detail: str) -> None:
             ended = replace(record, state=how, detail=detail, ended=time.time())

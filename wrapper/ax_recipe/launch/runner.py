@@ -38,7 +38,7 @@ class Runner:
 
         self.run = run
         self.orders: dict[str, Any] = run.read_json(run.orders)
-        self.state = run.read_state()
+        self.state = run.left_state()
         self.policy = policy.read(run)
         self.call = Call()
         self.worker = Worker(run, self.orders, self.policy, self.call)
@@ -112,7 +112,8 @@ class Runner:
         if stage["skip"]:
             self._note(replace(before, state="skipped", detail=stage["skip"]))
             return
-        record = StageRecord(before.name, "running", attempt=before.attempt + 1, started=time.time())
+        number, worked = before.attempt + 1, before.seconds
+        record = StageRecord(before.name, "running", attempt=number, started=time.time(), worked=worked)
         self._note(record)
         ended = self._ended(stage, record, [why] if why else [])
         self._note(replace(ended, ended=time.time()))

@@ -19,6 +19,7 @@ from ax_recipe.run.rundir import RunDir, StageRecord
 
 _ENDED = ("done", "failed", "interrupted")
 _EXIT_CODES = {"done": 0, "failed": 1, "interrupted": 130}
+_KEPT = ("stages", "gpus", "mirror", "lines", "started", "now", "worked", "since")
 GPU_EVERY_S = 1.0
 _BREATH = 64  # lines between two looks at the clock: about a millisecond
 DISK_EVERY_S = 30.0
@@ -83,7 +84,9 @@ class Feed:
         """Read all that is new, and take a breath now and then."""
         if self._goes_on:
             self._sample()
-        for record in self.run.read_state().stages:
+        known = self.run.read_state() if self._goes_on else self.run.left_state()
+        self.state.worked, self.state.since = known.worked, known.since
+        for record in known.stages:
             if self._stages is None or record.name in self._stages:
                 yield from self._follow(record)
         if not self._goes_on:
@@ -117,8 +120,7 @@ class Feed:
 
     def _forget(self) -> None:
         """Start the figures anew: those of the base's pre-training say nothing about the fine-tuning."""
-        kept = {name: getattr(self.state, name) for name in ("stages", "gpus", "mirror", "lines", "started", "now")}
-        fresh = State(**kept)
+        fresh = State(**{name: getattr(self.state, name) for name in _KEPT})
         for each in fields(State):
             setattr(self.state, each.name, getattr(fresh, each.name))
 

@@ -25,7 +25,8 @@ PACE_STEPS = 50  # whose median is the pace
 class State:
     """Everything known about a run; its owner alone changes it, through `folding.advance`, and views read it.
 
-    Memory is in GiB, times in Unix seconds as the events tell them, ``tokens_per_second`` is over all GPUs.
+    Memory is in GiB, times in Unix seconds as the events tell them, ``tokens_per_second`` is over all GPUs. Of a run
+    folder, ``worked`` is how many seconds its stages took so far, but for the one that runs ``since`` then.
     """
 
     status: Status = "running"
@@ -49,6 +50,8 @@ class State:
     world_size: int = 1
     started: float | None = None
     now: float | None = None
+    worked: float | None = None
+    since: float | None = None
     losses: Curve = field(default_factory=Curve)
     eval_losses: Curve = field(default_factory=Curve)
     grad_norms: Curve = field(default_factory=Curve)
@@ -90,6 +93,12 @@ class State:
     def after_training(self) -> bool:
         """Whether another stage has trained and this one has not: the steps that are known are not its own."""
         return bool(self.trained_stage) and not self.trained
+
+    def elapsed(self, now: float | None) -> float | None:
+        """Seconds that stages have worked until ``now``, as ``runs`` counts them; of a log, since its first event."""
+        begun = self.since if self.worked is not None else self.started
+        going = max(0.0, now - begun) if now is not None and begun is not None else None
+        return going if self.worked is None else self.worked + (going or 0.0)
 
     @property
     def step_seconds(self) -> float | None:

@@ -48,6 +48,7 @@ _MARKS = (seal.NAME, "state.json")
 class StageRecord:
     """How far one stage has come. Times are unix seconds; ``detail`` says in words why, or what came out.
 
+    ``started`` and ``ended`` are those of its last attempt; those before it took ``worked`` seconds together.
     ``figures`` says what came out in numbers: what ``ax-recipe runs`` shows without reading more than state.json.
     """
 
@@ -59,11 +60,18 @@ class StageRecord:
     ended: float | None = None
     exit_code: int | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
+    worked: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """How long all attempts that are over took; the time that it lay still between them is in none."""
+        return self.worked + (self.ended - self.started if self.started and self.ended else 0.0)
 
     @property
     def is_sound(self) -> bool:
         """Whether it can be one of ours, where it was read from a file."""
         times = all(isinstance(each, int | float | None) for each in (self.started, self.ended, self.attempt))
+        times = times and isinstance(self.worked, int | float)
         return self.state in get_args(StageState) and times and isinstance(self.figures, Mapping)
 
 
@@ -81,6 +89,16 @@ class RunState:
             if stage.state not in ("done", "skipped"):
                 return stage.state
         return "finished"
+
+    @property
+    def worked(self) -> float:
+        """Seconds that attempts at stages took, but for the one that runs."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def since(self) -> float | None:
+        """When the stage that runs began, if one does."""
+        return next((stage.started for stage in self.stages if stage.state == "running"), None)
 
     def stage(self, name: str) -> StageRecord:
         """The record of the stage called ``name``."""
@@ -180,15 +198,25 @@ class RunDir:
 
     def current_state(self) -> RunState:
         """state.json as it is true now: a stage that runs without a live runner was interrupted."""
+        return self.read_state() if self.is_alive() else self.left_state()
+
+    def left_state(self) -> RunState:
+        """state.json as its last runner left it: what runs there was interrupted with that one."""
         state = self.read_state()
-        if self.is_alive():
-            return state
         dead = [stage for stage in state.stages if stage.state == "running"]
         left = self.lock.left() if dead else None
         detail = f"its runner on {left.host} was killed" if left else "its runner was killed"
         for stage in dead:
-            state = state.with_stage(replace(stage, state="interrupted", detail=detail))
+            ended = self._last_word(stage)
+            state = state.with_stage(replace(stage, state="interrupted", detail=detail, ended=ended))
         return state
+
+    def _last_word(self, stage: StageRecord) -> float | None:
+        """When the log of a stage was last written to: nobody noted when its runner was killed."""
+        try:
+            return max(stage.started or 0.0, self.log(stage.name, stage.attempt).stat().st_mtime)
+        except FileNotFoundError:
+            return stage.started
 
     def write_state(self, state: RunState) -> None:
         """Write state.json whole or not at all."""

@@ -28,6 +28,7 @@ _UNDONE = ("running", "failed", "interrupted")
 class Row:
     """One run. Times are unix seconds, losses are means a token, ``matched`` of ``asked`` answers were as taught.
 
+    ``seconds`` are those that its stages worked: all their attempts, and not the time between these.
     Of one whose training is not done, ``seconds``, ``steps`` and ``loss`` are those so far.
     """
 
@@ -80,14 +81,13 @@ def _row(run: RunDir, state: RunState) -> Row:
         if stage.name != "base":
             figures |= stage.figures
     starts = [stage.started for stage in state.stages if stage.started]
-    ends = {stage.name: time.time() if stage.state == "running" else stage.ended for stage in state.stages}
-    took = [end - stage.started for stage in state.stages if stage.started and (end := ends[stage.name])]
+    seconds = state.worked + (time.time() - state.since if state.since else 0.0)
     if any(stage.name == "train" and stage.state in _UNDONE for stage in state.stages):
         figures = _so_far(run) | figures
     known = {name: figures[name] for name in ("loss", "eval_loss", "eval_loss_before") if name in figures}
     counts = {name: int(figures[name]) for name in ("steps", "matched", "asked") if name in figures}
-    started, seconds = min(starts, default=None), sum(took) if took else None
-    return Row(run.name, state.recipe, state.status, str(run.path), started, seconds, **known, **counts)
+    took = seconds if starts else None
+    return Row(run.name, state.recipe, state.status, str(run.path), min(starts, default=None), took, **known, **counts)
 
 
 def _so_far(run: RunDir) -> dict[str, float]:

@@ -30,10 +30,9 @@ class Scene:
 
     @property
     def elapsed(self) -> float | None:
-        """Seconds since the run's first event, up to now while it runs and to its last event afterwards."""
+        """Seconds that it worked, up to now while it runs and to its last event afterwards."""
         state = self.state
-        end = self.now if self.now is not None and state.status == "running" else state.now
-        return None if end is None or state.started is None else end - state.started
+        return state.elapsed(self.now if self.now is not None and state.status == "running" else state.now)
 
     @property
     def share(self) -> float | None:
@@ -59,7 +58,7 @@ def badge(severity: str, look: Look) -> Row:
 
 
 def headline(scene: Scene, width: int) -> Row:
-    """Whose run it is, and for how long it has been going."""
+    """Whose run it is, and for how long it has worked."""
     left = Row(" ", ("ax-recipe", "title"), "  ", scene.look.say(scene.title))
     return spread(left, Row(("elapsed ", "label"), figures.clock(scene.elapsed), " "), width, scene.look)
 

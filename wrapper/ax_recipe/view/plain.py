@@ -99,5 +99,4 @@ def line(state: State) -> str:
 
 
 def _elapsed(state: State) -> str:
-    known = state.now is not None and state.started is not None
-    return figures.clock((state.now or 0.0) - (state.started or 0.0) if known else None)
+    return figures.clock(state.elapsed(state.now))
