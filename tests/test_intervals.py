@@ -69,6 +69,10 @@ def test_known_intervals() -> None:
     known = intervals.share(81, 263)
     assert (round(known.low, 4), round(known.high, 4)) == (0.2553, 0.3662)
     assert intervals.share(0, 10).high == pytest.approx(0.2775, abs=1e-4)
+    # Student, The Probable Error of a Mean, 1908: ten differences in hours of sleep, t = 2.262 for nine degrees.
+    slept = intervals.mean([1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4])
+    assert (round(slept.value, 2), round(slept.low, 2), round(slept.high, 2)) == (1.58, 0.70, 2.46)
+    assert intervals.mean([1.0, 2.0]).high == math.inf
     sure = intervals.shares_change(0, 10, 10)
     assert sure.low == pytest.approx(1 - math.hypot(0.2775, 0.2775), abs=1e-3)
 

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, stdev
 from typing import Literal
 
 Verdict = Literal["better", "same", "worse", "unclear"]
@@ -58,6 +58,15 @@ def losses(rows: Rows, seed: int = 0) -> Losses:
     columns = [sorted(column) for column in zip(*resampled, strict=True)]
     outside = _outside(len(groups))
     return Losses(*(_percentiles(value, each, outside) for value, each in zip(_means(groups), columns, strict=True)))
+
+
+def mean(values: Sequence[float]) -> Interval:
+    """The mean of figures that were measured apart from each other."""
+    value = math.fsum(values) / len(values)
+    if len(values) < ENOUGH:
+        return Interval(value, -math.inf, math.inf)
+    half = _student(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    return Interval(value, value - half, value + half)
 
 
 def _grouped(rows: Rows) -> list[tuple[float, float, float]]:
