@@ -24,6 +24,7 @@ from ax_recipe.observe.events import (
     StageEnded,
     StageStarted,
     Step,
+    from_json,
 )
 from ax_recipe.observe.folding import advance
 from ax_recipe.observe.log import LogReader
@@ -128,3 +129,12 @@ def failed() -> State:
 def finished() -> State:
     """The whole real log."""
     return fold(iter([StageStarted("train", 1), *recorded("axolotl-0.19.0-4gpu-ok.log"), StageEnded("train", 0)]))
+
+
+def on_the_cpu() -> State:
+    """The real events of `pirate-tiny` up to its step 180, and some of its log."""
+    lines = (LOGS / "axolotl-0.19.0-pirate-tiny.jsonl").read_text("utf-8").partition('"step": 181,')[0].splitlines()
+    told = [event for line in lines if (event := from_json(line))]
+    stamp = "[2026-11-22 11:33:12,104] [INFO] [axolotl.train] [PID:71]"
+    log = [Line(f"{stamp} line {number}") for number in range(30)]
+    return fold(iter([StageStarted("train", 1), *log, *told]))

@@ -42,6 +42,7 @@ CASES: dict[str, Callable[[], State]] = {
     "training": histories.training,
     "failed": histories.failed,
     "finished": histories.finished,
+    "cpu": histories.on_the_cpu,
 }
 SIZES = {60: 20, 80: 24, 120: 36, 200: 50}
 TINY = [(120, 16), (80, 10), (60, 6), (40, 4), (40, 3), (40, 2), (40, 1)]
@@ -156,6 +157,18 @@ def test_a_stage_without_steps_shows_none_of_the_training() -> None:
     advance(state, StageEnded("evaluate", 1))
     assert "✗ failed" in shown(state, 120, 36)
     assert "100%" not in shown(state, 120, 36)
+
+
+def test_without_a_gpu_its_room_is_the_logs_and_the_alerts() -> None:
+    state = histories.on_the_cpu()
+    for width, height in ((200, 50), (120, 36), (80, 24), (70, 40), (80, 10), (40, 4)):
+        assert "GiB" not in (text := shown(state, width, height))
+        assert "memory and GPUs" not in text
+    assert shown(state, 80, 24).split("─ log ─")[1].count("│") / 2 >= 6, "lines of the log"
+    advance(state, Metrics({"loss": math.nan}, 181, exact=True))
+    text = shown(state, 80, 24)
+    assert "alerts 1" in text
+    assert "STOP" in text.split("alerts 1")[1]
 
 
 def test_more_gpus_than_rows_share_the_last_row() -> None:

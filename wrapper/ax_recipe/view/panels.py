@@ -125,9 +125,9 @@ def numbers(scene: Scene, width: int) -> Rows:
         ("grad norm", figures.value(state.grad_norm), state.grad_norms),
         ("learn rate", figures.rate(state.learning_rate), state.learning_rates),
         ("tokens/s", figures.thousands(state.tokens_per_second), state.throughputs),
-        ("active", figures.gib(state.active_gib), state.actives),
-        ("allocated", figures.gib(state.allocated_gib), None),
-        ("reserved", figures.gib(state.reserved_gib), None),
+        ("active", figures.gib(state.active_gib or None), state.actives),
+        ("allocated", figures.gib(state.allocated_gib or None), None),
+        ("reserved", figures.gib(state.reserved_gib or None), None),
     ]
     return [_number(name, figure, curve, width, scene.look) for name, figure, curve in rows if figure != "-"]
 
@@ -139,11 +139,11 @@ def _number(name: str, figure: str, curve: Curve | None, width: int, look: Look)
 
 
 def memory(scene: Scene, width: int) -> Rows:
-    """Active, allocated and reserved memory of the fullest GPU against the card."""
+    """Active, allocated and reserved memory of the fullest GPU against the card; on a CPU each is 0, and none shown."""
     state, look = scene.state, scene.look
     card = max((gpu.memory_total_gib or 0.0 for gpu in state.gpus), default=0.0)
     rows = [("active", state.active_gib), ("allocated", state.allocated_gib), ("reserved", state.reserved_gib)]
-    known = [(name, size) for name, size in rows if size is not None]
+    known = [(name, size) for name, size in rows if size]
     return [_memory_row(name, size, card, width, look) for name, size in known]
 
 

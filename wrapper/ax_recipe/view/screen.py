@@ -104,7 +104,7 @@ def _numbers_line(scene: Scene, width: int) -> Row:
         pair("grad", figures.value(state.grad_norm)),
         pair("lr", figures.rate(state.learning_rate)),
         pair("tok/s", figures.thousands(state.tokens_per_second)),
-        pair("active", figures.gib(state.active_gib)),
+        pair("active", figures.gib(state.active_gib or None)),
     ]
     return as_many(parts, width, "  ")
 
@@ -150,8 +150,11 @@ def _boxed(scene: Scene, width: int, height: int, notice: str | None) -> Rows:
 
 
 def _info(scene: Scene, left: int, right: int, limit: int) -> Rows:
-    """Memory and GPUs beside the alerts, as high as they need, at most ``limit``."""
+    """Memory and GPUs beside the alerts, as high as they need, at most ``limit``; nothing where there is neither."""
     memory = panels.memory(scene, left - 4)
+    if not memory and not scene.state.gpus:
+        needed = len(panels.alerts(scene, left + right - 4, 6)) + 2
+        return _alerts(scene, left + right, max(3, min(needed, limit))) if scene.alerts else []
     machine = len(memory) + min(8, len(scene.state.gpus))
     height = max(3, min(max(machine, len(panels.alerts(scene, right - 4, 6))) + 2, limit))
     rows = [*memory, *panels.gpus(scene, left - 4, height - 2 - len(memory))]
@@ -174,7 +177,6 @@ def _measures(scene: Scene, width: int, height: int) -> Rows:
 def _machine(scene: Scene, rows: Rows, width: int, height: int) -> Rows:
     totals = [gpu.memory_total_gib for gpu in scene.state.gpus if gpu.memory_total_gib]
     card = pair("card", figures.gib(max(totals))) if totals else Row()
-    rows = rows or [Row(("no GPU figures yet" if scene.state.status == "running" else "no GPU figures", "label"))]
     return box(Row(("memory and GPUs", "label")), rows, width, height, scene.look, right=card)
 
 
