@@ -63,7 +63,7 @@ class Began:
     exact: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen ones take three times as long to make, and long logs have many of these
 class Step:
     """Optimizer step ``step`` of ``total_steps`` is done; ``seconds`` is how long one takes now, if known.
 
@@ -78,7 +78,7 @@ class Step:
     exact: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen ones take three times as long to make, and long logs have many of these
 class Metrics:
     """One training log entry under our names (``names.NAMES``): GiB, tokens a second, nan and inf as they are."""
 
