@@ -18,6 +18,8 @@ from pathlib import Path
 
 import psutil
 
+from conftest import Started
+
 SPACES = ("unshare", "nsenter", "mount", "umount")
 GLUSTER = ("glusterfsd", "glusterfs")
 SFTP = "/usr/lib/openssh/sftp-server"
@@ -121,9 +123,7 @@ def sshfs(folder: Path) -> Iterator[Shared]:
         client = ["sshfs", "-f", "-o", "passive", f":{shared.here}", str(shared.there)]
         sides: list[tuple[list[str], socket.socket]] = [([SFTP], ours), (client, theirs)]
         for argv, side in sides:
-            process = subprocess.Popen(argv, stdin=side.fileno(), stdout=side.fileno())
-            ending.callback(process.wait)
-            ending.callback(process.kill)
+            ending.enter_context(Started(argv, stdin=side.fileno(), stdout=side.fileno()))
         ending.enter_context(_machine_b(shared))
         yield shared
 
@@ -139,14 +139,11 @@ def _machine_b(shared: Shared) -> Iterator[None]:
     script = 'hostname b && mount --bind "$0" "$1" && hostname && exec sleep infinity'
     spaces = ["unshare", "--mount", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child"]
     argv = [*spaces, "sh", "-c", script, str(shared.there), str(shared.here)]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as b:
-        try:
-            assert b.stdout
-            assert b.stdout.readline() == "b\n"
-            shared.init = psutil.Process(b.pid).children()[0].pid
-            yield
-        finally:
-            b.kill()
+    with Started(argv, stdout=subprocess.PIPE) as b:
+        assert b.stdout
+        assert b.stdout.readline() == b"b\n"
+        shared.init = psutil.Process(b.pid).children()[0].pid
+        yield
 
 
 def _serve(folder: Path, *, locks: bool) -> None:

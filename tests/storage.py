@@ -17,6 +17,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from conftest import Started
+
 START_S = 30.0
 # Where no rights are asked for, moto wants to see that somebody has signed, and does not look who.
 SIGNED = {
@@ -75,13 +77,10 @@ def serve(folder: Path, *, anonymous: int | None = None) -> Iterator[Storage]:
     }
     with (folder / "moto.log").open("wb") as log:
         argv = [program, "-H", "127.0.0.1", "-p", str(port)]
-        child = subprocess.Popen(argv, stdout=log, stderr=log, env={**os.environ, **limit}, stdin=subprocess.DEVNULL)
-        try:
+        quiet = subprocess.DEVNULL
+        with Started(argv, stdout=log, stderr=log, env={**os.environ, **limit}, stdin=quiet) as child:
             _wait(address, child)
             yield Storage(address, child.pid, told)
-        finally:
-            child.kill()
-            child.wait()
 
 
 def _wait(address: str, child: subprocess.Popen[bytes]) -> None:

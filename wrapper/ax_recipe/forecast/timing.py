@@ -205,9 +205,10 @@ def _micro_batch(s: Settings, keys: Mapping[str, Any], data: Data) -> tuple[floa
 def _attended(shape: Shape, s: Settings, slots: float, data: Data) -> float:
     """Tokens that a usual one attends to, all layers together: half of its row, or as much as is masked for it."""
     row = s.row if s.packed else slots / s.micro_batch
-    near = far = row if s.attention == "mask" else min(data.usual, row) / 2
-    if shape.sliding_window and s.attention != "mask":
-        near = min(far, shape.sliding_window)
+    if s.attention == "mask":
+        return shape.layers * row
+    far = min(data.usual, row) / 2
+    near = min(far, shape.sliding_window or far)
     windowed = _WINDOWED.get(shape.kind, 1.0)
     return shape.layers * (windowed * near + (1 - windowed) * far)
 

@@ -12,7 +12,7 @@ _NETWORK = re.compile(
 )
 
 # What peft asks the hub for, though a path is no name there, where the folder has no adapter.
-_NO_NAME = re.compile(r"Repo id must (?:be in the form|use alphanumeric)[^\n]*'(?P<what>[^']*)'")
+_NO_NAME = r"Repo id must (?:be in the form|use alphanumeric)[^\n]*'(?P<what>[^']*)'"
 
 CAUSES = (
     Cause(
@@ -32,7 +32,7 @@ CAUSES = (
             Remedy("Or name the folder that it lies in: paths count from where the command is given."),
         ),
         "measured with Axolotl 0.19",
-        framed=((_NO_NAME, re.compile(r"\bin load_peft_weights\b")),),
+        framed=((re.compile(_NO_NAME), re.compile(r"\bin load_peft_weights\b")),),
     ),
     Cause(
         "hub-gated",
@@ -64,7 +64,7 @@ CAUSES = (
             r"Repository Not Found for url: \S*huggingface\.co/(?:api/(?:models|datasets)/)?(?P<what>[\w.-]+/[\w.-]+)",
             r"Dataset '(?P<what>[^']+)' doesn't exist on the Hub",
             r"HFValidationError[^\n]*'(?P<what>[^']*)'",
-            r"Repo id must (?:be in the form|use alphanumeric)[^\n]*'(?P<what>[^']*)'",
+            _NO_NAME,
         ),
         (),
         (
